@@ -1,0 +1,1 @@
+"""Secure IPL for Linux on IBM Z (s390x): verify, inspect and boot disk images from any host."""

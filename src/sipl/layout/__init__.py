@@ -1,0 +1,1 @@
+"""What lies on disk and in guest memory: records, offsets and constants, big endian, without behaviour."""

@@ -1,0 +1,101 @@
+"""The names of everything that sipl finds: one stable name per reason (docs/reasons.md).
+
+A name stands in the JSON report, on the console, in exceptions and in the documentation. The level says what a
+reason means in audit and in secure mode.
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+
+class Level(StrEnum):
+    """How much a finding weighs."""
+
+    INFO = "info"
+    WARNING = "warning"
+    ERROR = "error"
+
+
+class Outcome(StrEnum):
+    """How an IPL ends."""
+
+    UNDECIDED = "undecided"
+    HANDS_OVER = "hands-over"
+    STOPS = "stops"
+    NO_BOOTABLE_DEVICE = "no-bootable-device"
+    REFUSED_TO_START = "refused-to-start"
+
+
+class Mode(StrEnum):
+    """Boot mode: what the flags of the first IPL parameter block ask for."""
+
+    NORMAL = "normal"
+    AUDIT = "audit"
+    SECURE = "secure"
+
+
+class Reason(StrEnum):
+    """Why; the documentation gives the cause and the cure of each."""
+
+    # rules of secure IPL: a warning in audit mode, the end in secure mode
+    ADDRESS_OVERLAP = "address-overlap"
+    UNSIGNED_ADDRESS_TOO_LOW = "unsigned-address-too-low"
+    SCLAB_MISSING = "sclab-missing"
+    SCLAB_LENGTH = "sclab-length"
+    SCLAB_FORMAT = "sclab-format"
+    SCLAB_PSW_NOT_ZERO = "sclab-psw-not-zero"
+    SCLAB_OLA_NOT_ONE = "sclab-ola-not-one"
+    SCLAB_ADDRESS_NOT_ZERO = "sclab-address-not-zero"
+    SCLAB_ADDRESS_MISMATCH = "sclab-address-mismatch"
+    SCLAB_NUC_NOT_GLOBAL = "sclab-nuc-not-global"
+    SCLAB_SC_NOT_GLOBAL = "sclab-sc-not-global"
+    SIGNATURE_NOT_VERIFIED = "signature-not-verified"
+    PSW_OUTSIDE_SIGNED_CODE = "psw-outside-signed-code"
+    PSW_MISMATCH = "psw-mismatch"
+    NO_SIGNED_COMPONENT = "no-signed-component"
+    NO_SCLAB = "no-sclab"
+    NO_GLOBAL_SCLAB = "no-global-sclab"
+    SEVERAL_GLOBAL_SCLABS = "several-global-sclabs"
+    UNSIGNED_NOT_ALLOWED = "unsigned-not-allowed"
+    SINGLE_COMPONENT_VIOLATED = "single-component-violated"
+    # said, never the end by itself
+    COMPONENT_VERIFIED = "component-verified"
+    SIGNATURE_TOO_LARGE = "signature-too-large"
+    WEAK_SIGNATURE = "weak-signature"
+    BOOT_RECORD_VERSION = "boot-record-version"
+    LOADER_WILL_REFUSE = "loader-will-refuse"
+    # the machine stops, in every mode in which the rule exists
+    LOAD_ADDRESS_FORBIDDEN = "load-address-forbidden"
+    FACILITY_MISSING = "facility-missing"
+    NO_CERTIFICATE = "no-certificate"
+    SCHEME_NOT_SUPPORTED = "scheme-not-supported"
+    LOADPARM_INVALID = "loadparm-invalid"
+    CDROM_NOT_ELIGIBLE = "cdrom-not-eligible"
+    # the device is given up, the next one is tried
+    SIGNATURE_FORMAT = "signature-format"
+    SIGNATURE_REPEATED = "signature-repeated"
+    CERTIFICATE_NOT_AVAILABLE = "certificate-not-available"
+    UNKNOWN_COMPONENT_TYPE = "unknown-component-type"
+    TABLE_NOT_TERMINATED = "table-not-terminated"
+    SEGMENT_UNREADABLE = "segment-unreadable"
+    BLOCK_OUT_OF_RANGE = "block-out-of-range"
+    BOOT_RECORD_INVALID = "boot-record-invalid"
+    NOT_A_ZIPL_DISK = "not-a-zipl-disk"
+    # the machine does not start
+    DEVICE_NOT_ELIGIBLE = "device-not-eligible"
+    NO_BOOT_DEVICE = "no-boot-device"
+    DIRECT_KERNEL_NOT_VERIFIED = "direct-kernel-not-verified"
+    TOO_MANY_CERTIFICATES = "too-many-certificates"
+    CERTIFICATE_PATH = "certificate-path"
+    CERTIFICATE_NOT_PEM = "certificate-not-pem"
+    CERTIFICATE_UNREADABLE = "certificate-unreadable"
+    CERTIFICATE_TOO_LARGE = "certificate-too-large"
+    CERTIFICATE_SKIPPED = "certificate-skipped"
+    CERTIFICATE_DIRECTORY_EMPTY = "certificate-directory-empty"
+    TOO_MANY_BOOT_DEVICES = "too-many-boot-devices"
+    CPU_FEATURE_DEPENDENCY = "cpu-feature-dependency"
+    # no verdict
+    IMAGE_UNREADABLE = "image-unreadable"
+    IMAGE_INVALID = "image-invalid"
+    MENU_CHOICE_NEEDED = "menu-choice-needed"
