@@ -99,3 +99,30 @@ class Reason(StrEnum):
     IMAGE_UNREADABLE = "image-unreadable"
     IMAGE_INVALID = "image-invalid"
     MENU_CHOICE_NEEDED = "menu-choice-needed"
+
+
+# What audit mode only warns about and secure mode stops at.
+MODE_RULES = frozenset(
+    {
+        Reason.ADDRESS_OVERLAP,
+        Reason.UNSIGNED_ADDRESS_TOO_LOW,
+        Reason.SCLAB_MISSING,
+        Reason.SCLAB_LENGTH,
+        Reason.SCLAB_FORMAT,
+        Reason.SCLAB_PSW_NOT_ZERO,
+        Reason.SCLAB_OLA_NOT_ONE,
+        Reason.SCLAB_ADDRESS_NOT_ZERO,
+        Reason.SCLAB_ADDRESS_MISMATCH,
+        Reason.SCLAB_NUC_NOT_GLOBAL,
+        Reason.SCLAB_SC_NOT_GLOBAL,
+        Reason.SIGNATURE_NOT_VERIFIED,
+        Reason.PSW_OUTSIDE_SIGNED_CODE,
+        Reason.PSW_MISMATCH,
+        Reason.NO_SIGNED_COMPONENT,
+        Reason.NO_SCLAB,
+        Reason.NO_GLOBAL_SCLAB,
+        Reason.SEVERAL_GLOBAL_SCLABS,
+        Reason.UNSIGNED_NOT_ALLOWED,
+        Reason.SINGLE_COMPONENT_VIOLATED,
+    }
+)

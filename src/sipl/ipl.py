@@ -1,0 +1,203 @@
+"""A whole IPL: settings and disks become a machine, the boot side runs on it, and a report says what happened."""
+
+from __future__ import annotations
+
+import time
+from contextlib import ExitStack
+from typing import TYPE_CHECKING, Final
+
+from sipl.errors import RefusedToStart, UndecidedError
+from sipl.firmware.flow import Firmware
+from sipl.layout.iplb import IPLB_CHAIN_SIZE, MAX_BOOT_DEVICES
+from sipl.machine.boot_devices import FIRST_DEVNO, DeviceKind, Subchannel
+from sipl.machine.cert_store import CertStore
+from sipl.machine.cpu_model import parse_cpu
+from sipl.machine.ebcdic import loadparm_to_ebcdic
+from sipl.machine.ipl_device import firmware_base
+from sipl.machine.machine import Machine
+from sipl.reasons import Level, Mode, Outcome, Reason
+from sipl.report.build import FindingLog, direct_kernel_report, ipl_report, plain_report
+from sipl.report.combine import combine
+from sipl.settings import Disk, Settings
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from sipl.disk.block_device import BlockDevice
+    from sipl.engine.base import Engine
+    from sipl.report.model import Report
+
+_HAVE_BLOCKS: Final = frozenset({DeviceKind.VIRTIO_BLK, DeviceKind.VIRTIO_SCSI, DeviceKind.SCSI_CD})
+_CD_BLOCK_SIZE: Final = 2048
+_DEFAULTS: Final = Settings()
+
+
+def boot(disks: Sequence[Disk], settings: Settings = _DEFAULTS, engine: Engine | None = None) -> Report:
+    """IPL one guest from disks in boot order, and let `engine` run it when the boot side hands over.
+
+    What concerns the guest, its disks or its certificates does not raise: the report says it, with the outcome
+    `undecided` where an image file or the host is at fault.
+
+    Raises:
+        UsageError: the settings are not possible.
+    """
+    return _prepared(disks, settings, lambda ready: ready.run(settings.machine.secure_boot, engine))
+
+
+def verify(disk: Disk, settings: Settings = _DEFAULTS, mode: Mode = Mode.SECURE) -> Report:
+    """Judge one disk: the verdict of `mode`, and every finding, also those behind the first that stops secure mode.
+
+    Outcome, reason and mode are those of the asked mode; components and findings those of the pass that goes on. A disk
+    whose loader will refuse to go on counts as one that does not boot.
+
+    Raises:
+        UsageError: the settings are not possible.
+    """
+    secure = mode is Mode.SECURE
+    asked = settings._replace(machine=settings.machine._replace(secure_boot=secure))
+
+    def both_passes(ready: _Ready) -> Report:
+        verdict = ready.run(secure, None)
+        if not secure or verdict.outcome in (Outcome.HANDS_OVER, Outcome.UNDECIDED):
+            return verdict
+        return combine(verdict, ready.run(False, None))
+
+    report = _prepared([disk], asked, both_passes)
+    if report.would_boot and any(finding.reason is Reason.LOADER_WILL_REFUSE for finding in report.findings):
+        return report._replace(would_boot=False)
+    return report
+
+
+def _prepared(disks: Sequence[Disk], settings: Settings, use: Callable[[_Ready], Report]) -> Report:
+    """Open disks and certificates, and report what keeps the machine from starting."""
+    log = FindingLog()
+    with ExitStack() as stack:
+        try:
+            return use(_Ready(disks, settings, log, stack))
+        except RefusedToStart as refusal:
+            log.refuse(refusal)
+            return plain_report(_asked_mode(settings), disks, Outcome.REFUSED_TO_START, refusal.reason, log)
+        except UndecidedError as fault:
+            log.undecided(fault)
+            return plain_report(_asked_mode(settings), disks, Outcome.UNDECIDED, fault.reason, log)
+
+
+def _asked_mode(settings: Settings) -> Mode:
+    """The mode that the options ask for, when there is no machine to say which it is in."""
+    if settings.machine.secure_boot:
+        return Mode.SECURE
+    return Mode.AUDIT if settings.machine.boot_certs else Mode.NORMAL
+
+
+class _Ready:
+    """Disks, certificates and CPU model: what every pass of one call has in common."""
+
+    def __init__(self, disks: Sequence[Disk], settings: Settings, log: FindingLog, stack: ExitStack) -> None:
+        self._disks = disks
+        self._settings = settings
+        self._log = log
+        self._stack = stack
+        self._loadparm = loadparm_to_ebcdic(settings.machine.loadparm)
+        self._model = parse_cpu(settings.cpu)
+        for warning in self._model.warnings:
+            log.host(Reason.CPU_FEATURE_DEPENDENCY, Level.WARNING, "--cpu", warning)
+        self._devices = self._boot_order() if settings.kernel is None else []
+        self._certificates = CertStore.load(
+            settings.machine.boot_certs,
+            lambda reason, where, why, hint: log.host(reason, Level.WARNING, where, why, hint),
+        )
+        if settings.kernel is None and not disks:
+            raise RefusedToStart(Reason.NO_BOOT_DEVICE, "", "there is no boot device", "name a disk image")
+        now = int(time.time()) if settings.at is None else settings.at
+        self._clock: Callable[[], int] = lambda: now
+
+    def _boot_order(self) -> list[Subchannel]:
+        disks = self._disks
+        if len(disks) > MAX_BOOT_DEVICES:
+            message = f"{len(disks)} boot devices are named, only the first {MAX_BOOT_DEVICES} are used"
+            self._log.host(Reason.TOO_MANY_BOOT_DEVICES, Level.WARNING, "", message)
+        return [self._subchannel(position, disk) for position, disk in enumerate(disks[:MAX_BOOT_DEVICES])]
+
+    def _subchannel(self, position: int, disk: Disk) -> Subchannel:
+        return Subchannel(
+            position=position,
+            kind=disk.kind,
+            disk=self._open(disk) if disk.kind in _HAVE_BLOCKS else None,
+            label=disk.path,
+            loadparm=loadparm_to_ebcdic(disk.loadparm) if disk.loadparm else self._loadparm,
+            ssid=0,
+            devno=FIRST_DEVNO + position,
+        )
+
+    def _open(self, disk: Disk) -> BlockDevice:
+        from sipl.disk.block_device import BlockDevice
+        from sipl.disk.block_size import find_block_size
+        from sipl.disk.open import open_image
+
+        image = self._stack.enter_context(
+            open_image(
+                disk.path, allow_backing=self._settings.allow_backing, backing_folder=self._settings.backing_folder
+            )
+        )
+        default = _CD_BLOCK_SIZE if disk.kind is DeviceKind.SCSI_CD else find_block_size(image)
+        return BlockDevice(image, disk.block_size or default)
+
+    def run(self, secure_boot: bool, engine: Engine | None) -> Report:
+        """One IPL of a fresh machine; `engine` runs the guest when the boot side hands over.
+
+        Raises:
+            RefusedToStart: a device or a kernel is not acceptable in this mode.
+            UndecidedError: the kernel file cannot be read.
+        """
+        options = self._settings.machine._replace(secure_boot=secure_boot)
+        machine = Machine(options, self._model, self._devices, self._certificates, self._loadparm, self._clock)
+        try:
+            if self._settings.kernel is not None:
+                return self._run_kernel(machine, self._settings.kernel)
+            return self._run_firmware(machine, engine)
+        finally:
+            machine.close()
+
+    def _run_kernel(self, machine: Machine, kernel: str) -> Report:
+        from sipl.machine.direct_kernel import check_direct_kernel, load_kernel
+
+        log = self._log.copy()
+        check_direct_kernel(kernel, machine.ipl_device.flags, log.host)
+        psw = load_kernel(kernel, machine.memory, firmware_base(machine.memory.size) - IPLB_CHAIN_SIZE)
+        return direct_kernel_report(_asked_mode(self._settings), psw, log)
+
+    def _run_firmware(self, machine: Machine, engine: Engine | None) -> Report:
+        log = self._log.copy()
+        firmware = Firmware(machine, _Chooser(self._settings.choose), log.observe)
+        log.watch(machine, firmware)
+        machine.ipl_device.prepare_ipl(machine.memory)
+        try:
+            firmware.ipl()
+            if engine is not None and firmware.hand_over is not None:
+                engine.run(machine, firmware.hand_over)
+        except UndecidedError as fault:
+            log.undecided(fault)
+            firmware.give_no_verdict(fault.reason)
+        return ipl_report(machine, firmware, self._disks, log)
+
+
+class _Chooser:
+    """The console of the boot side: asks the caller for a menu entry."""
+
+    def __init__(self, choose: Callable[[Sequence[int], int], int] | None) -> None:
+        self._choose = choose
+
+    def choose(self, entries: Sequence[int], timeout: int) -> int:
+        """Ask; without anybody to ask there is no verdict."""
+        if self._choose is None:
+            there = ", ".join(map(str, entries))
+            raise MenuChoiceNeeded(
+                "boot menu", f"the disk asks which program to boot: {there}", "choose with --choose N"
+            )
+        return self._choose(entries, timeout)
+
+
+class MenuChoiceNeeded(UndecidedError):
+    """A boot menu is shown and nobody is there to choose."""
+
+    reason = Reason.MENU_CHOICE_NEEDED

@@ -1,0 +1,63 @@
+"""A kernel given directly, without a disk: no signature comes with it (docs/differences.md, H6)."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+from sipl.errors import ImageError, ImageFormatError, RefusedToStart
+from sipl.layout.iplb import IplbFlags
+from sipl.layout.lowcore import PSW_ADDRESS_MASK, PSW_SHORT_64_BIT
+from sipl.layout.stage3 import KERNEL_ADDRESS
+from sipl.reasons import Level, Reason
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from sipl.machine.memory import GuestMemory
+
+_ELF_MAGIC: Final = b"\x7fELF"
+_LINUX_MAGIC: Final = b"S390EP"
+_LINUX_MAGIC_ADDRESS: Final = 0x10008
+_PSW_ADDRESS_FIELD: Final = 4  # low word of the short PSW that an image of another kind starts with
+
+
+def check_direct_kernel(path: str, flags: IplbFlags, warn: Callable[[Reason, Level, str, str], None]) -> None:
+    """Refuse a direct kernel in secure mode, warn in audit mode; `flags` are those of the machine.
+
+    Raises:
+        RefusedToStart: direct-kernel-not-verified.
+    """
+    message = "a kernel given directly carries no signature that could be verified"
+    if flags & IplbFlags.SIPL:
+        hint = "boot it from a disk on which zipl installed it with its signature"
+        raise RefusedToStart(Reason.DIRECT_KERNEL_NOT_VERIFIED, path, message, hint)
+    if flags:
+        warn(Reason.DIRECT_KERNEL_NOT_VERIFIED, Level.WARNING, path, message)
+
+
+def load_kernel(path: str, memory: GuestMemory, limit: int) -> int:
+    """Load a kernel image at absolute 0; the result is the PSW that starts it.
+
+    `limit` is the address that the image must end below.
+
+    Raises:
+        ImageError: the file cannot be read.
+        ImageFormatError: it is empty, an ELF file, or does not fit into memory.
+    """
+    try:
+        with open(path, "rb", buffering=0) as file:
+            length = file.readinto(memory.view[:limit])
+            more = file.read(1)
+    except OSError as error:
+        raise ImageError(path, f"the kernel cannot be read: {error.strerror}", "name a readable file") from None
+    if not length:
+        raise ImageFormatError(path, "the kernel is empty", "name a kernel image")
+    if more:
+        raise ImageFormatError(path, f"the kernel does not fit below {limit:#x}", "give the guest more --memory")
+    if memory.read(0, len(_ELF_MAGIC)) == _ELF_MAGIC:
+        raise ImageFormatError(
+            path, "the kernel is an ELF file", "name the bootable image (vmlinuz, arch/s390/boot/bzImage)"
+        )
+    linux = memory.read(_LINUX_MAGIC_ADDRESS, len(_LINUX_MAGIC)) == _LINUX_MAGIC
+    word = int.from_bytes(memory.read(_PSW_ADDRESS_FIELD, 4), "big")
+    return PSW_SHORT_64_BIT | (KERNEL_ADDRESS if linux else word & PSW_ADDRESS_MASK)

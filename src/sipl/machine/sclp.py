@@ -1,0 +1,89 @@
+"""SCLP service calls: READ SCP INFO with the facilities of secure IPL (docs/formats/sclp.md)."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final, NamedTuple
+
+from sipl.layout import sclp
+from sipl.layout.record import unpack
+from sipl.machine.interruption import ProgramCode, ProgramInterruption
+
+if TYPE_CHECKING:
+    from sipl.machine.cpu import Cpu
+    from sipl.machine.cpu_model import CpuModel
+
+_MIB_SHIFT: Final = 20
+MAX_INCREMENTS: Final = 1020  # how many storage increments a machine has at most
+_SCCB_ADDRESS_MASK: Final = 0x7FFFFFF8  # 31 bits, doubleword boundary
+_PAGE: Final = 4096
+_PREFIX_AREA_MASK: Final = ~0x1FFF
+_READ_SCP_INFO: Final = frozenset({sclp.Command.READ_SCP_INFO, sclp.Command.READ_SCP_INFO_FORCED})
+
+
+class ScpInfo(NamedTuple):
+    """What READ SCP INFO tells about the machine."""
+
+    memory_size: int  # bytes
+    cpus: int
+    loadparm: bytes  # EBCDIC
+    model: CpuModel
+
+
+def increment_shift(memory_size: int) -> int:
+    """Binary logarithm of the size of a storage increment: at least 1 MiB, at most 1020 increments."""
+    shift = _MIB_SHIFT
+    while memory_size >> shift > MAX_INCREMENTS:
+        shift += 1
+    return shift
+
+
+def service_call(cpu: Cpu, info: ScpInfo, command: int, address: int) -> None:
+    """Carry out SERVC: the response code lands in the SCCB.
+
+    Raises:
+        ProgramInterruption: privileged, addressing; specification for a misplaced SCCB or one of a wrong length.
+    """
+    cpu.require_supervisor()
+    cpu.memory.check(address, sclp.SCCB_MIN_LENGTH)
+    block = address & _PREFIX_AREA_MASK
+    if not block or block == cpu.prefix or address & ~_SCCB_ADDRESS_MASK:
+        raise ProgramInterruption(ProgramCode.SPECIFICATION)
+    length = unpack(sclp.SccbHeader, cpu.memory.read(address, sclp.SCCB_MIN_LENGTH)).length
+    if not sclp.SCCB_MIN_LENGTH <= length <= sclp.SCCB_MAX_LENGTH:
+        raise ProgramInterruption(ProgramCode.SPECIFICATION)
+    cpu.memory.check(address, length)
+    sccb = bytearray(cpu.memory.read(address, length))
+    if command not in _READ_SCP_INFO:
+        response = sclp.ResponseCode.INVALID_COMMAND
+    elif address // _PAGE != (address + length - 1) // _PAGE:
+        response = sclp.ResponseCode.BOUNDARY_VIOLATION
+    else:
+        response = _read_scp_info(info, sccb)
+    sccb[sclp.RESPONSE_CODE_OFFSET : sclp.RESPONSE_CODE_OFFSET + 2] = int(response).to_bytes(2, "big")
+    cpu.memory.write(address, bytes(sccb))
+
+
+def _read_scp_info(info: ScpInfo, sccb: bytearray) -> sclp.ResponseCode:
+    cpu_offset = sclp.CPU_ENTRIES_EXTENDED if info.model.els else sclp.CPU_ENTRIES
+    if len(sccb) < cpu_offset + sclp.CPU_ENTRY_SIZE * info.cpus:
+        return sclp.ResponseCode.INSUFFICIENT_LENGTH
+    sccb[sclp.SCCB_MIN_LENGTH : cpu_offset + sclp.CPU_ENTRY_SIZE * info.cpus] = bytes(
+        cpu_offset + sclp.CPU_ENTRY_SIZE * info.cpus - sclp.SCCB_MIN_LENGTH
+    )
+    shift = increment_shift(info.memory_size)
+    _put(sccb, sclp.INCREMENTS_OFFSET, info.memory_size >> shift, 2)
+    _put(sccb, sclp.INCREMENT_SIZE_OFFSET, 1 << (shift - _MIB_SHIFT), 1)
+    _put(sccb, sclp.CPU_COUNT_OFFSET, info.cpus, 2)
+    _put(sccb, sclp.CPU_OFFSET_OFFSET, cpu_offset, 2)
+    sccb[sclp.LOADPARM_OFFSET : sclp.LOADPARM_OFFSET + sclp.LOADPARM_SIZE] = info.loadparm
+    if info.model.els:
+        _put(sccb, sclp.CSTORE_OFFSET, sclp.CSTORE if info.model.cstore else 0, 1)
+        facilities = (sclp.SIPL if info.model.sipl else 0) | (sclp.SCLAF if info.model.sclaf else 0)
+        _put(sccb, sclp.IPL_FACILITIES_OFFSET, facilities, 2)
+    for number in range(info.cpus):
+        _put(sccb, cpu_offset + number * sclp.CPU_ENTRY_SIZE, number, 1)
+    return sclp.ResponseCode.OK
+
+
+def _put(sccb: bytearray, offset: int, value: int, length: int) -> None:
+    sccb[offset : offset + length] = value.to_bytes(length, "big")

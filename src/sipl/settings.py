@@ -1,0 +1,37 @@
+"""What an IPL is asked for: the disks in boot order and the machine's settings."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+from sipl.machine.boot_devices import DeviceKind
+from sipl.machine.options import MachineOptions
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+
+class Disk(NamedTuple):
+    """One device of the boot order. `block_size` None is found out; an empty `loadparm` leaves it to the machine."""
+
+    path: str
+    kind: DeviceKind = DeviceKind.VIRTIO_BLK
+    block_size: int | None = None
+    loadparm: str = ""
+
+
+class Settings(NamedTuple):
+    """Everything else.
+
+    `at` is the time that certificates are judged at (seconds since 1970, UTC; None is now). `choose` answers the boot
+    menu: it gets the entries and a time-out in milliseconds (0 is none) and returns the number of one. `allow_backing`
+    lets a qcow2 image name a backing or data file in its own folder or in `backing_folder`.
+    """
+
+    machine: MachineOptions = MachineOptions()
+    cpu: str = "qemu"
+    kernel: str | None = None
+    at: int | None = None
+    choose: Callable[[Sequence[int], int], int] | None = None
+    allow_backing: bool = False
+    backing_folder: str | None = None
