@@ -28,7 +28,7 @@ class SiplError(Exception):
         return f"{text} ({self.hint})" if self.hint else text
 
 
-class UsageError(SiplError, ValueError):
+class UsageError(SiplError):
     """An option, a value or a combination of them is not acceptable. Exit code 2."""
 
 

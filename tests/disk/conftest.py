@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import struct
 import zlib
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 
 import sipl.disk.host_file
-
-OFFSET = 0x00FF_FFFF_FFFF_FE00
 
 
 def sector(number: int) -> bytes:
@@ -118,7 +117,7 @@ class Qcow2Writer:
         struct.pack_into(">Q", self.file, offset, value)
 
     def header(self, **changes) -> None:
-        """Write the header with some fields changed; `raw` ones by offset and format stay possible afterwards."""
+        """Write the header with some fields changed; `backing` is the name of a backing file."""
         fields = {
             "magic": b"QFI\xfb", "version": self.version, "backing_offset": 0, "backing_size": 0,
             "cluster_bits": self.bits, "size": self.size, "crypt": 0, "l1_size": self.l1_entries,
@@ -171,3 +170,12 @@ def reads(monkeypatch):
 
     monkeypatch.setattr(sipl.disk.host_file, "_read_at", counted)
     return calls
+
+
+@pytest.fixture
+def open_files():
+    """How many descriptors this process has, as a function."""
+    place = Path("/proc/self/fd")
+    if not place.is_dir():
+        pytest.skip("this host does not list open files in /proc/self/fd")
+    return lambda: len(list(place.iterdir()))

@@ -42,6 +42,20 @@ def test_all_kinds_of_clusters(qcow2, opened, bits, scatter):
     assert whole(image) == writer.expected
 
 
+@pytest.mark.parametrize("kinds", ["D.D", "DZDZZD", "DD..DD.D", ".D.D", "D" + "." * 70 + "D"])
+def test_neighbours_in_the_file_that_are_none_on_the_disk(qcow2, opened, kinds):
+    writer = qcow2.Writer(kinds)
+    assert whole(opened(writer)) == writer.expected
+
+
+def test_neighbours_on_the_disk_that_are_none_in_the_file(qcow2, opened):
+    writer = qcow2.Writer("DDDD")
+    entries = [writer.entry(number) for number in range(4)]
+    for number, entry in enumerate(reversed(entries)):
+        writer.put64(writer.entry_offset(number), entry)
+    assert whole(opened(writer)) == b"".join(qcow2.sector(number) for number in (3, 2, 1, 0))
+
+
 def test_version_2(qcow2, opened):
     writer = qcow2.Writer("DD..CDC", version=2)
     assert whole(opened(writer)) == writer.expected
@@ -154,11 +168,11 @@ def test_the_image_is_never_changed(qcow2, tmp_path):
     writer = qcow2.Writer(KINDS)
     path = tmp_path / "a"
     writer.write(path)
-    before = os.stat(path)
+    before = path.stat().st_mtime_ns
     with open_image(path) as image:
         whole(image)
     assert path.read_bytes() == writer.file
-    assert os.stat(path).st_mtime_ns == before.st_mtime_ns
+    assert path.stat().st_mtime_ns == before
 
 
 # --- tables that cannot be ---------------------------------------------------------------------------------------
@@ -325,7 +339,7 @@ BAD_STREAMS = {
     "zstd-garbage": (lambda: b"\xff" * 512, 1, "damaged"),
     "zstd-cut": (lambda: zstd(os.urandom(4096))[:1024], 1, "damaged"),
     "zstd-claims-2^63": (lambda: b"\x28\xb5\x2f\xfd\xe0" + struct.pack("<Q", 1 << 63) + bytes(20), 1, "claims|damaged"),
-    "zstd-window-128-mib": (lambda: b"\x28\xb5\x2f\xfd\x00\x88" + b"\x01\x00\x00", 1, "damaged"),
+    "zstd-window-128-mib": (lambda: b"\x28\xb5\x2f\xfd\x00\x88" + b"\x01\x00\x00", 1, "too much memory"),
 }
 
 
@@ -353,6 +367,21 @@ def test_a_deflate_bomb_expands_to_one_cluster(qcow2, opened):
         assert tracemalloc.get_traced_memory()[1] < 1 << 20
     finally:
         tracemalloc.stop()
+
+
+def test_expanding_is_in_proportion_to_what_is_read(qcow2, tmp_path, monkeypatch):
+    monkeypatch.setattr("sipl.disk.qcow2.EXPANDED_FREE", 40 << 16)
+    monkeypatch.setattr("sipl.disk.qcow2.EXPANDED_CACHE_SIZE", 1 << 16)
+    path = qcow2.Writer("CCCC", cluster_bits=16).write(tmp_path / "a")
+    with open_image(path) as image:
+        for _ in range(100):  # whole clusters may be read as often as one likes
+            image.read(0, image.size)
+    with open_image(path) as image:
+        done = 0
+        with pytest.raises(ImageFormatError, match=r"too many compressed clusters.*without compression"):
+            for done in range(100):
+                image.read((done % 4) << 16, 512)
+        assert 40 <= done < 50
 
 
 def test_zstd_where_the_package_is_missing(qcow2, opened, monkeypatch):

@@ -238,7 +238,9 @@ def _aligned(bits: tuple[bytes, int]) -> bytes:
 
 
 def _read_rsa(identifier: bytes, parameters: bytes, bits: tuple[bytes, int]) -> PublicKey:
-    numbers = Cursor(_aligned(bits)).within(SEQUENCE)
+    content = Cursor(_aligned(bits))
+    numbers = content.within(SEQUENCE)
+    content.finish()
     modulus = _positive(numbers)
     exponent = _positive(numbers)
     numbers.finish()
@@ -253,8 +255,7 @@ def _read_rsa(identifier: bytes, parameters: bytes, bits: tuple[bytes, int]) -> 
 
 def _read_ec(identifier: bytes, parameters: bytes, bits: tuple[bytes, int]) -> PublicKey:
     del identifier
-    cursor = Cursor(parameters)
-    named = cursor.oid()
+    named = Cursor(parameters).oid()
     curve = _CURVES.get(named)
     if curve is None:
         text = dotted(named)

@@ -9,13 +9,13 @@ from sipl.layout.boot_record import MAX_BLOCK_SIZE, MIN_BLOCK_SIZE
 from sipl.reasons import Reason
 
 if TYPE_CHECKING:
-    from sipl.firmware.platform import Device, Platform
+    from sipl.firmware.platform import BlockPlatform, Device
 
 
 class BlockReader:
     """Bounded reads of one device; `buffer` is the absolute address that metadata blocks are read to."""
 
-    def __init__(self, platform: Platform, device: Device, buffer: int) -> None:
+    def __init__(self, platform: BlockPlatform, device: Device, buffer: int) -> None:
         if not MIN_BLOCK_SIZE <= device.block_size <= MAX_BLOCK_SIZE:
             raise DeviceGivenUp(
                 Reason.NOT_A_ZIPL_DISK, f"the device has no blocks of {MIN_BLOCK_SIZE} to {MAX_BLOCK_SIZE} bytes"

@@ -36,15 +36,22 @@ class Device(Protocol):
         """Number of logical blocks."""
 
 
-class Platform(Protocol):
+class BlockPlatform(Protocol):
+    """The part that reading a disk needs: channel I/O and memory to read to."""
+
+    def load(self, address: int, length: int) -> bytes:
+        """Fetch bytes from absolute storage."""
+
+    def read_blocks(self, subsystem_id: int, block: int, count: int, address: int) -> None:
+        """Have a device store blocks into memory; the caller has checked that they exist and where they land."""
+
+
+class Platform(BlockPlatform, Protocol):
     """Guest memory, DIAGNOSE, SERVC and channel I/O."""
 
     @property
     def firmware_base(self) -> int:
         """Absolute address that the firmware was loaded at."""
-
-    def load(self, address: int, length: int) -> bytes:
-        """Fetch bytes from absolute storage."""
 
     def store(self, address: int, data: bytes) -> None:
         """Store bytes into absolute storage."""
@@ -57,9 +64,6 @@ class Platform(Protocol):
 
     def find_device(self, ssid: int, devno: int) -> Device | None:
         """The device with this subchannel-set identifier and device number."""
-
-    def read_blocks(self, subsystem_id: int, block: int, count: int, address: int) -> None:
-        """Have a device store blocks into memory; the caller has checked that they exist and where they land."""
 
 
 class Console(Protocol):

@@ -15,6 +15,8 @@ from sipl.layout.record import unpack
 from sipl.reasons import Reason
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from sipl.firmware.blocks import BlockReader
 
 
@@ -40,10 +42,14 @@ class Segments:
             self._runs.extend((block, count))
         self.blocks += count
 
+    def runs(self) -> Iterator[tuple[int, int]]:
+        """First block and number of blocks of each run."""
+        values = iter(self._runs)
+        return zip(values, values, strict=True)
+
     def read(self, reader: BlockReader, address: int) -> None:
         """Read all blocks to an absolute address."""
-        for i in range(0, len(self._runs), 2):
-            block, count = self._runs[i], self._runs[i + 1]
+        for block, count in self.runs():
             reader.data(block, count, address)
             address += count * self._block_size
 

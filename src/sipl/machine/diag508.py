@@ -101,7 +101,7 @@ def _try_certificates(
     verification: Verification, store: CertStore, now: int, component: memoryview, signature: bytes
 ) -> None:
     """Take the first certificate, in store order, with which the signature verifies; else say why none does."""
-    from sipl.crypto.verify import RejectionKind, SignatureCheck, SignatureRejected
+    from sipl.crypto.verify import SignatureCheck, SignatureRejected
 
     # Texts, not exceptions: their frames would keep the view on guest memory alive.
     refusals: dict[RejectionKind, str] = {}

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from sipl.errors import ImageError, ImageFormatError, RefusedToStart
+from sipl.disk.host_file import HostFile
+from sipl.errors import ImageFormatError, RefusedToStart
 from sipl.layout.iplb import IplbFlags
 from sipl.layout.lowcore import PSW_ADDRESS_MASK, PSW_SHORT_64_BIT
 from sipl.layout.stage3 import KERNEL_ADDRESS
@@ -41,19 +42,16 @@ def load_kernel(path: str, memory: GuestMemory, limit: int) -> int:
     `limit` is the address that the image must end below.
 
     Raises:
-        ImageError: the file cannot be read.
-        ImageFormatError: it is empty, an ELF file, or does not fit into memory.
+        ImageError: the file is empty or cannot be read.
+        ImageFormatError: it is an ELF file, or does not fit into memory.
     """
+    file = HostFile(path)
     try:
-        with open(path, "rb", buffering=0) as file:
-            length = file.readinto(memory.view[:limit])
-            more = file.read(1)
-    except OSError as error:
-        raise ImageError(path, f"the kernel cannot be read: {error.strerror}", "name a readable file") from None
-    if not length:
-        raise ImageFormatError(path, "the kernel is empty", "name a kernel image")
-    if more:
-        raise ImageFormatError(path, f"the kernel does not fit below {limit:#x}", "give the guest more --memory")
+        if file.size > limit:
+            raise ImageFormatError(path, f"the kernel does not fit below {limit:#x}", "give the guest more --memory")
+        file.read_into(0, memory.view[: file.size])
+    finally:
+        file.close()
     if memory.read(0, len(_ELF_MAGIC)) == _ELF_MAGIC:
         raise ImageFormatError(
             path, "the kernel is an ELF file", "name the bootable image (vmlinuz, arch/s390/boot/bzImage)"

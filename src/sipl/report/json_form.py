@@ -16,15 +16,16 @@ _JSON_NAMES = {"report_index": "index"}
 
 def to_dict(report: Report) -> dict[str, Any]:
     """The report as JSON knows it: dicts, lists, strings, numbers, booleans, None."""
-    return {"schema": SCHEMA} | {name: _plain(value) for name, value in report._asdict().items()}
+    return {"schema": SCHEMA} | {name: plain(value) for name, value in report._asdict().items()}
 
 
-def _plain(value: object) -> object:
+def plain(value: object) -> object:
+    """A value as JSON knows it: named tuples become objects, other tuples lists."""
     if isinstance(value, tuple):
         named = getattr(value, "_asdict", None)
         if named is not None:
-            return {_JSON_NAMES.get(name, name): _plain(member) for name, member in named().items()}
-        return [_plain(member) for member in value]
+            return {_JSON_NAMES.get(name, name): plain(member) for name, member in named().items()}
+        return [plain(member) for member in value]
     return value
 
 

@@ -70,7 +70,8 @@ class Report(NamedTuple):
     """What happened in one IPL, or what would happen (docs/report.md).
 
     `psw`, `ipl_parameter_block` and `ipl_report` are hex; `error_indicators` is the IIEI, `psw_error_indicators` the
-    CEI of the PSW entry, both None where there is none. `would_boot` is what the exit code says: True 0, False 1, None 2.
+    CEI of the PSW entry, both None where there is none. `would_boot` is what the exit code says: True is 0, False 1,
+    None 2.
     """
 
     mode: Mode

@@ -13,16 +13,24 @@ from cryptography.x509.oid import NameOID
 
 HERE = Path(__file__).resolve().parent
 START, END = datetime(2026, 1, 1), datetime(2036, 1, 1)
-USAGES = (
-    "digital_signature content_commitment key_encipherment data_encipherment key_agreement key_cert_sign crl_sign "
-    "encipher_only decipher_only"
-).split()
+USAGES = [
+    "digital_signature",
+    "content_commitment",
+    "key_encipherment",
+    "data_encipherment",
+    "key_agreement",
+    "key_cert_sign",
+    "crl_sign",
+    "encipher_only",
+    "decipher_only",
+]
 
 
 def certificate(name, key, start=START, end=END, usage=None):
     subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, f"sipl test {name}")])
     builder = x509.CertificateBuilder().subject_name(subject).issuer_name(subject).public_key(key.public_key())
     builder = builder.serial_number(0x51A0 + len(name)).not_valid_before(start).not_valid_after(end)
+    builder = builder.add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
     if usage is not None:
         builder = builder.add_extension(x509.KeyUsage(**{u: u == usage for u in USAGES}), critical=True)
     pem = builder.sign(key, hashes.SHA256()).public_bytes(serialization.Encoding.PEM)
@@ -30,9 +38,7 @@ def certificate(name, key, start=START, end=END, usage=None):
 
 
 def save(name, key):
-    pem = key.private_bytes(
-        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
-    )
+    pem = key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
     (HERE / f"{name}.key").write_bytes(pem)
     return key
 

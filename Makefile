@@ -1,0 +1,44 @@
+# Everything is set up by `make demo` and `make test`; nothing else is needed first.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+# The start of a command is measured and felt: compiled modules belong to a set-up.
+unexport PYTHONDONTWRITEBYTECODE
+
+.PHONY: demo test test-slow bench fuzz clean
+
+demo: $(VENV)/.installed
+	$(BIN)/sipl demo
+
+test: $(VENV)/.test-installed
+	$(BIN)/python -m pytest -n 2 -m "not slow"
+
+test-slow: $(VENV)/.test-installed
+	$(BIN)/python -m pytest -n 2 -m slow
+
+bench: $(VENV)/.test-installed
+	$(BIN)/python bench/bench.py
+
+fuzz: $(VENV)/.fuzz-installed
+	$(BIN)/python fuzz/run.py
+
+$(VENV)/.created:
+	$(PYTHON) -m venv $(VENV)
+	touch $@
+
+$(VENV)/.installed: $(VENV)/.created pyproject.toml
+	$(BIN)/python -m pip install --quiet --editable .
+	touch $@
+
+$(VENV)/.test-installed: $(VENV)/.created pyproject.toml
+	$(BIN)/python -m pip install --quiet --editable '.[test]'
+	touch $@ $(VENV)/.installed
+
+# Coverage-guided where there is a build of atheris for this Python; the driver says which way it goes.
+$(VENV)/.fuzz-installed: $(VENV)/.test-installed
+	$(BIN)/python -m pip install --quiet --editable '.[test,fuzz]' || true
+	touch $@
+
+clean:
+	rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis

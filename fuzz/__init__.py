@@ -1,0 +1,1 @@
+"""Fuzzing of sipl: see docs/fuzzing.md."""

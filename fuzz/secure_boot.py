@@ -1,0 +1,128 @@
+"""One execution of the property: bytes make disks, secure mode boots them, and a hand-over is checked."""
+
+from __future__ import annotations
+
+import atexit
+import os
+import shutil
+import tempfile
+from collections import Counter
+from typing import NamedTuple
+
+import sipl.ipl
+from sipl.machine.options import MachineOptions
+from sipl.reasons import Outcome
+from sipl.settings import Disk, Settings
+
+from fuzz.choices import Choices
+from fuzz.disks import MEMORY, NOW, STORES, Workshop, make_disk, shared_disks
+from fuzz.hand_over import Checker, Violation
+from fuzz.mutate import mutate
+from fuzz.openssl import LibCrypto
+
+CASE_LENGTH = 192  # bytes that decide on a case
+# What the property would say nothing without: the share of all cases that hand over.
+MIN_SHARE = 0.15
+
+
+class Case(NamedTuple):
+    """`disks` are (image, block size, kind) in boot order; `certificates` are paths."""
+
+    disks: tuple
+    certificates: tuple
+    loadparm: str
+
+
+class Engine:
+    """Takes over at hand-over, and looks at the guest's memory."""
+
+    def __init__(self, checker, disks):
+        self._checker = checker
+        self._disks = disks
+        self.facts = None
+
+    def run(self, machine, state):
+        self.facts = self._checker.check(machine.memory.view, self._disks)
+
+
+class SecureBoot:
+    """What all executions have in common: keys, the shared corpus, OpenSSL, a folder, and the counts."""
+
+    def __init__(self):
+        self.crypto = LibCrypto()
+        self.shop = Workshop()
+        self.shared, self._shared_certificate = shared_disks()
+        self._folder = tempfile.mkdtemp(prefix="sipl-fuzz-", dir="/dev/shm" if os.path.isdir("/dev/shm") else None)
+        atexit.register(shutil.rmtree, self._folder, ignore_errors=True)
+        self._loaded = {}
+        self.executions = 0
+        self.outcomes = Counter()
+        self.reasons = Counter()
+        self.verified = Counter()
+
+    def case(self, data):
+        """What the bytes `data` stand for."""
+        choices = Choices(data)
+        certificates = tuple(map(self.shop.path, choices.pick(STORES[:1] * 3 + STORES)))
+        if self._shared_certificate is not None:
+            certificates += (self._shared_certificate,)
+        disks = []
+        number = 0
+        for position in range(choices.pick((1,) * 13 + (2, 2, 3))):
+            if self.shared and choices.chance(64):
+                image, block_size = choices.pick(self.shared)
+            else:
+                image, block_size, chosen = make_disk(choices, self.shop)
+                number = number if position else chosen
+            image = mutate(choices, image, block_size)
+            kind = choices.pick(("virtio-blk", "virtio-blk", "virtio-blk", "virtio-scsi"))
+            disks.append((image, block_size, kind))
+        return Case(tuple(disks), certificates, str(number) if number else "")
+
+    def checker(self, certificates):
+        if certificates not in self._loaded:
+            loaded = [self.crypto.certificate(_read(path)) for path in certificates]
+            self._loaded[certificates] = Checker(self.crypto, loaded, NOW)
+        return self._loaded[certificates]
+
+    def boot(self, case, engine=None):
+        """Boot a case in secure mode; returns the report."""
+        paths = []
+        for position, (image, block_size, kind) in enumerate(case.disks):
+            path = os.path.join(self._folder, f"{position}.raw")
+            with open(path, "wb") as file:
+                file.write(image)
+            paths.append(Disk(path, kind, block_size))
+        options = MachineOptions(
+            secure_boot=True, boot_certs=case.certificates, loadparm=case.loadparm, memory=MEMORY
+        )
+        return sipl.ipl.boot(paths, Settings(machine=options, at=NOW), engine)
+
+    def execute(self, data):
+        """Run one case; returns the report.
+
+        Raises:
+            Violation: it handed over and a promise is broken.
+        """
+        case = self.case(data)
+        engine = Engine(self.checker(case.certificates), [disk[:2] for disk in case.disks])
+        report = self.boot(case, engine)
+        self.executions += 1
+        self.outcomes[report.outcome] += 1
+        self.reasons[report.reason] += 1
+        handed_over = report.outcome is Outcome.HANDS_OVER
+        if handed_over != (engine.facts is not None):
+            raise Violation("c", f"the outcome is {report.outcome}, the engine {'ran' if engine.facts else 'did not run'}")
+        if engine.facts is not None:
+            self.verified[engine.facts.verified] += 1
+        return report
+
+    @property
+    def share(self):
+        """The share of the executions that handed over."""
+        return self.outcomes[Outcome.HANDS_OVER] / max(1, self.executions)
+
+
+def _read(path):
+    with open(path, "rb") as file:
+        return file.read()

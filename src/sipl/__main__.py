@@ -1,0 +1,5 @@
+"""`python -m sipl`."""
+
+from sipl.cli.main import entry
+
+entry()

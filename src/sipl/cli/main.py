@@ -1,0 +1,119 @@
+"""The entry point: finds the command, runs it, turns every end into an exit code and every error into one line."""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+# Module of the same name in this package, and what stands in the overview.
+COMMANDS: Final = {
+    "boot": "IPL one guest from disks in boot order",
+    "verify": "judge disks: would they boot in secure mode, and what speaks against it",
+    "inspect": "show the boot map of a disk: programs, components, signatures, SCLABs",
+    "certs": "show the certificate store as the guest will see it",
+    "demo": "make a key, a certificate and a secure-bootable disk, and IPL it",
+}
+
+EXIT_YES: Final = 0
+EXIT_UNDECIDED: Final = 2
+
+
+def entry() -> None:
+    """Console script."""
+    sys.exit(run(sys.argv[1:]))
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Run one command line; the result is the exit code: 0 yes, 1 no, 2 could not decide or wrong usage."""
+    verbose = False
+    try:
+        words = list(arguments)
+        shared = []
+        while words and words[0] in ("-q", "--quiet", "-v", "--verbose"):
+            shared.append(words.pop(0))
+        verbose = any(word in ("-v", "--verbose") for word in (*shared, *words))
+        if not words or words[0] in ("-h", "--help", "help"):
+            return _overview(words)
+        if words[0] == "--version":
+            from sipl._version import __version__
+
+            sys.stdout.write(f"sipl {__version__}\n")
+            return EXIT_YES
+        return _command(words[0], [*shared, *words[1:]])
+    except KeyboardInterrupt:
+        return _fail("interrupted: there is no verdict")
+    except BrokenPipeError:
+        return _closed_pipe()
+    except Exception as error:  # noqa: BLE001 (the last resort of the program: no traceback reaches a person unasked)
+        return _unexpected(error, verbose)
+
+
+def _overview(words: list[str]) -> int:
+    if len(words) > 1:
+        return _command(words[1], ["--help"])
+    lines = [
+        "usage: sipl COMMAND [OPTION…] [DISK…]",
+        "",
+        "Secure IPL for Linux on IBM Z: verify, inspect and boot s390x disk images from any host.",
+        "",
+        "commands:",
+        *(f"  {name:<9} {what}" for name, what in COMMANDS.items()),
+        "",
+        "options:",
+        "  -h, --help     show this, or with a command its own help",
+        "  -q, --quiet    only the verdict",
+        "  -v, --verbose  also what is in order",
+        "  --version      show the version",
+        "",
+        "examples:",
+        "  sipl verify --boot-certs cert.pem disk.qcow2",
+        "  sipl boot --secure-boot on --boot-certs certs/ disk.raw",
+        "  sipl inspect disk.qcow2",
+        "",
+        "exit codes: 0 yes, 1 no, 2 could not decide or wrong usage",
+    ]
+    sys.stdout.write("\n".join(lines) + "\n")
+    return EXIT_YES
+
+
+def _command(name: str, arguments: list[str]) -> int:
+    from importlib import import_module
+
+    from sipl.errors import SiplError, UsageError
+
+    try:
+        if name not in COMMANDS:
+            raise UsageError("sipl", f"there is no command '{name}'", f"one of {', '.join(COMMANDS)}")
+        module = import_module(f"sipl.cli.{name}")
+        code: int = module.run(arguments)
+        sys.stdout.flush()
+        return code
+    except SiplError as error:
+        return _fail(str(error))
+
+
+def _fail(message: str) -> int:
+    sys.stderr.write(f"sipl: {message}\n")
+    return EXIT_UNDECIDED
+
+
+def _closed_pipe() -> int:
+    """Nobody reads the output any more: end quietly, and keep the interpreter from trying once more at its end."""
+    import os
+
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return EXIT_UNDECIDED
+
+
+def _unexpected(error: Exception, verbose: bool) -> int:
+    if verbose:
+        import traceback
+
+        traceback.print_exc()
+    from sipl.text import printable
+
+    text = printable(f"{type(error).__name__}: {error}")
+    return _fail(f"internal error, there is no verdict: {text} (a bug in sipl; -v shows where)")

@@ -1,0 +1,29 @@
+"""Where the output of a command goes: JSON, plain lines for a pipe, or something worth looking at for a terminal."""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+
+def is_terminal() -> bool:
+    """Whether a person looks at standard output; NO_COLOR and a dumb terminal ask for plain lines."""
+    return sys.stdout.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM", "dumb") != "dumb"
+
+
+def write_lines(lines: Iterable[str]) -> None:
+    """Print lines, in the encoding of standard output as far as it can show them."""
+    text = "".join(f"{line}\n" for line in lines)
+    encoding = sys.stdout.encoding or "utf-8"
+    sys.stdout.write(text.encode(encoding, "backslashreplace").decode(encoding))
+
+
+def write_json(value: object) -> None:
+    """Print a value as one line of JSON."""
+    import json
+
+    sys.stdout.write(json.dumps(value) + "\n")

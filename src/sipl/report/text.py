@@ -1,0 +1,70 @@
+"""The report as plain lines, for pipes and logs."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from sipl.reasons import Level, Outcome
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from sipl.report.model import ComponentReport, Report
+
+
+def verdict(report: Report, command: str) -> str:
+    """The one line that counts: what, the answer, in which mode, why."""
+    what = ", ".join(device.path for device in report.devices) or "guest"
+    answer = _verify_answer(report) if command == "verify" else _boot_answer(report)
+    why = f": {report.reason}" if report.reason is not None else ""
+    return f"{what}: {answer} in {report.mode} mode{why}"
+
+
+def _verify_answer(report: Report) -> str:
+    if report.would_boot is None:
+        return "undecided"
+    if report.would_boot:
+        return "would boot"
+    return "the loader would refuse to go on" if report.outcome is Outcome.HANDS_OVER else "would not boot"
+
+
+def _boot_answer(report: Report) -> str:
+    answers = {
+        Outcome.UNDECIDED: "undecided",
+        Outcome.HANDS_OVER: f"hands over (entry PSW {report.psw})",
+        Outcome.STOPS: "the machine stops",
+        Outcome.NO_BOOTABLE_DEVICE: "no bootable device",
+        Outcome.REFUSED_TO_START: "the machine refuses to start",
+    }
+    return answers[report.outcome]
+
+
+def component_state(component: ComponentReport) -> str:
+    """What a component is worth, in a word or two."""
+    if component.verified:
+        return "verified"
+    return "signed, NOT VERIFIED" if component.signed else "not signed"
+
+
+def report_lines(report: Report, command: str, *, verbose: bool) -> Iterator[str]:
+    """Verdict, components, then findings; info findings, certificates and digests only when verbose."""
+    yield verdict(report, command)
+    names = {certificate.sha256: certificate.name for certificate in report.certificates}
+    for component in report.components:
+        end = component.address + component.length
+        line = f"  component {component.address:#x}-{end:#x} {component.length} bytes: {component_state(component)}"
+        if component.certificate is not None:
+            line += f" ({names.get(component.certificate, component.certificate)})"
+        if component.error_indicators:
+            line += f", error indicators {component.error_indicators:#010x}"
+        if verbose and component.digest is not None:
+            line += f", sha256 {component.digest}"
+        yield line
+    if verbose:
+        for certificate in report.certificates:
+            until = f"valid {certificate.not_before} to {certificate.not_after}"
+            yield f"  certificate {certificate.name}: {certificate.subject}, {until}, sha256 {certificate.sha256}"
+    for finding in report.findings:
+        if verbose or finding.level is not Level.INFO:
+            advice = f" ({finding.hint})" if finding.hint else ""
+            yield f"  {finding.level}: {finding.reason}: {finding.message}{advice}"

@@ -1,0 +1,200 @@
+"""Reading the boot map of a disk without a machine: every program, however broken another one is."""
+
+from __future__ import annotations
+
+import hashlib
+from typing import TYPE_CHECKING, Final
+
+from sipl.errors import SiplError
+from sipl.firmware.blocks import BlockReader
+from sipl.firmware.boot_map import component_entries, read_program_table
+from sipl.firmware.segments import Segments, walk_segment_tables
+from sipl.firmware.verdict import FirmwareStop, Judge
+from sipl.layout.boot_record import (
+    COMPONENT_EXECUTE,
+    COMPONENT_LOAD,
+    COMPONENT_SIGNATURE,
+    MAX_BLOCK_SIZE,
+    BlockPointer,
+    BootRecord,
+    SignatureInfo,
+)
+from sipl.layout.diag508 import MAX_SIGNATURE_LENGTH
+from sipl.layout.record import size_of, unpack
+from sipl.layout.sclab import SCLAB_MAGIC, SCLAB_MIN_LENGTH, Sclab, SclabFlags, SclabLocator
+from sipl.survey.model import BootMapView, ComponentView, ProgramView, Run, SclabView, SignatureView
+from sipl.text import printable
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from sipl.disk.block_device import BlockDevice
+    from sipl.disk.image import Image
+    from sipl.layout.boot_record import ComponentEntry
+
+# Nothing larger can be loaded below the firmware; a table can name the same blocks again and again without end.
+MAX_COMPONENT_SIZE: Final = 2 << 30
+# How much of a component is read at once to compute its digest.
+_CHUNK: Final = 1 << 20
+# The locator's length field has 16 bits: a SCLAB lies in the last bytes, not further from the end than this.
+_LARGEST_SCLAB: Final = 0xFFFF
+_RUNS_SHOWN: Final = 1000  # a table of one-block pointers would fill the screen, and the memory
+
+
+class _Disk:
+    """The disk as the boot side's reader wants it: a platform with one device and memory for one block."""
+
+    kind = "virtio-blk"
+    position = 0
+    subsystem_id = 0
+
+    def __init__(self, device: BlockDevice, label: str) -> None:
+        self._device = device
+        self._buffer = memoryview(bytearray(MAX_BLOCK_SIZE))
+        self.label = label
+        self.block_size = device.block_size
+        self.blocks = device.blocks
+
+    def read_blocks(self, subsystem_id: int, block: int, count: int, address: int) -> None:
+        self._device.read_blocks(block, count, self._buffer[address : address + count * self.block_size])
+
+    def load(self, address: int, length: int) -> bytes:
+        return bytes(self._buffer[address : address + length])
+
+    def chunks(self, segments: Segments) -> Iterator[memoryview]:
+        """The bytes of a component in order, in a buffer that the next chunk overwrites."""
+        buffer = memoryview(bytearray(_CHUNK))
+        step = _CHUNK // self.block_size
+        for block, count in segments.runs():
+            for start in range(block, block + count, step):
+                blocks = min(step, block + count - start)
+                chunk = buffer[: blocks * self.block_size]
+                self._device.read_blocks(start, blocks, chunk)
+                yield chunk
+
+
+def survey_boot_map(image: Image, device: BlockDevice) -> BootMapView:
+    """Read everything that block 0 leads to.
+
+    Raises:
+        UndecidedError: the image cannot be read.
+    """
+    disk = _Disk(device, image.path)
+    view = BootMapView(printable(image.path), image.format, image.size, device.block_size, None, None, (), None)
+    try:
+        reader = BlockReader(disk, disk, 0)
+        programs = read_program_table(reader, Judge(lambda _: None))
+    except FirmwareStop as stop:
+        return view._replace(fault=_fault(stop))
+    record = unpack(BootRecord, reader.metadata(0, "the boot record"))
+    table = unpack(BlockPointer, record.program_table).block
+    seen: dict[int, int] = {}
+    views = []
+    for number in programs.programs:
+        block = programs.tables[number]
+        if block in seen:
+            views.append(ProgramView(number, block, seen[block], (), None, None))
+        else:
+            views.append(_program(disk, reader, number, block))
+            seen[block] = number
+    return view._replace(version=record.version, program_table_block=table, programs=tuple(views))
+
+
+def _fault(error: SiplError) -> str:
+    reason = getattr(error, "reason", None)
+    return f"{reason}: {error.why}" if reason is not None else error.why
+
+
+def _program(disk: _Disk, reader: BlockReader, number: int, block: int) -> ProgramView:
+    components: list[ComponentView] = []
+    psw = fault = None
+    signature: SignatureView | None = None
+    try:
+        for entry in component_entries(reader, block):
+            if entry.type == COMPONENT_EXECUTE:
+                psw = entry.value.hex()
+            elif entry.type == COMPONENT_SIGNATURE:
+                signature = _signature(disk, reader, entry)
+            elif entry.type == COMPONENT_LOAD:
+                components.append(_component(disk, reader, entry, signature))
+                signature = None
+            else:
+                fault = f"an entry has the unknown type {entry.type}"
+    except FirmwareStop as stop:
+        fault = _fault(stop)
+    return ProgramView(number, block, None, tuple(components), psw, fault)
+
+
+def _runs(segments: Segments) -> tuple[Run, ...]:
+    runs = (Run(block, count) for block, count in segments.runs())
+    return tuple(run for run, _ in zip(runs, range(_RUNS_SHOWN), strict=False))
+
+
+def _signature(disk: _Disk, reader: BlockReader, entry: ComponentEntry) -> SignatureView:
+    info = unpack(SignatureInfo, entry.value)
+    view = SignatureView(info.format, info.length, (), None, None, None, None, False, 0, None)
+    try:
+        segments = walk_segment_tables(reader, unpack(BlockPointer, entry.segment_table).block, MAX_SIGNATURE_LENGTH)
+    except FirmwareStop as stop:
+        return view._replace(fault=_fault(stop))
+    view = view._replace(runs=_runs(segments))
+    if max(segments.length, info.length) > MAX_SIGNATURE_LENGTH:
+        return view._replace(fault=f"larger than the {MAX_SIGNATURE_LENGTH} bytes that a signature can have")
+    content = b"".join(bytes(chunk) for chunk in disk.chunks(segments))
+    return _read_signature(view, content[: info.length])
+
+
+def _read_signature(view: SignatureView, der: bytes) -> SignatureView:
+    from sipl.crypto.algorithms import SIGNATURES, name_of
+    from sipl.crypto.der import dotted
+    from sipl.crypto.pkcs7 import SignedData
+
+    try:
+        signed = SignedData.parse(der)
+    except SiplError as error:
+        return view._replace(fault=error.why)
+    signer = signed.signer
+    algorithm = dotted(signer.algorithm.identifier)
+    return view._replace(
+        signer=signer.text(),
+        digest=name_of(dotted(signer.digest.identifier)),
+        signature_algorithm=SIGNATURES[algorithm][0] if algorithm in SIGNATURES else name_of(algorithm),
+        key_identifier=None if signer.key_identifier is None else signer.key_identifier.hex(),
+        signed_attributes=signer.attributes is not None,
+        embedded_certificates=signed.certificates,
+    )
+
+
+def _component(
+    disk: _Disk, reader: BlockReader, entry: ComponentEntry, signature: SignatureView | None
+) -> ComponentView:
+    address = int.from_bytes(entry.value, "big")
+    view = ComponentView(address, 0, (), None, signature, None, None)
+    try:
+        table = unpack(BlockPointer, entry.segment_table).block
+        segments = walk_segment_tables(reader, table, MAX_COMPONENT_SIZE)
+    except FirmwareStop as stop:
+        return view._replace(fault=_fault(stop))
+    view = view._replace(length=segments.length, runs=_runs(segments))
+    if segments.length > MAX_COMPONENT_SIZE:
+        return view._replace(fault=f"larger than the {MAX_COMPONENT_SIZE >> 20} MiB that a component can have")
+    digest = hashlib.sha256()
+    tail = b""
+    for chunk in disk.chunks(segments):
+        digest.update(chunk)
+        tail = (tail + bytes(chunk[-_LARGEST_SCLAB:]))[-_LARGEST_SCLAB:]
+    return view._replace(digest=digest.hexdigest(), sclab=_sclab(tail))
+
+
+def _sclab(tail: bytes) -> SclabView | None:
+    """The SCLAB at the end of a component, of which `tail` is the last part; None where there is none."""
+    if len(tail) < size_of(SclabLocator):
+        return None
+    locator = unpack(SclabLocator, tail, len(tail) - size_of(SclabLocator))
+    if locator.magic != SCLAB_MAGIC:
+        return None
+    if not SCLAB_MIN_LENGTH <= locator.length <= len(tail):
+        return SclabView(locator.length, 0, (), "", 0, "its length is not possible")
+    sclab = unpack(Sclab, tail, len(tail) - locator.length)
+    names = tuple(flag.name or "" for flag in SclabFlags if sclab.flags & flag)
+    return SclabView(locator.length, sclab.format, names, f"{sclab.load_psw:016x}", sclab.load_address, None)
