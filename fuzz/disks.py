@@ -54,7 +54,6 @@ STORES = (
     ("rsa",),
     ("rsa-old", "ec-future", "usage", "expired", "rsa", "ec"),
     ("ec", "rsa-old", "rsa"),
-    ("ec",),
     ("rsa-old", "ec-future", "expired", "usage"),
 )
 
@@ -157,10 +156,10 @@ def interesting_address(choices, ranges):
 
 def _layout(choices):
     """Parts and PSW of an untouched program."""
-    loader = Part(LOADER, 2, "rsa", {"flags": OPSW | OLA, "psw": PSW | LOADER, "address": LOADER}, seed=1)
-    kernel = Part(KERNEL, 4, "rsa", {}, seed=2)
+    kind, seed = choices.below(8), 16 * choices.below(16)
+    loader = Part(LOADER, 2, "rsa", {"flags": OPSW | OLA, "psw": PSW | LOADER, "address": LOADER}, seed=seed + 1)
+    kernel = Part(KERNEL, 4, "rsa", {}, seed=seed + 2)
     heap, parameters, parmline = Part(0x2000, 4), Part(PARAMETERS, 1, seed=3), Part(0x20000, 1, seed=4)
-    kind = choices.below(8)
     if kind == 5:
         loader.attributes["flags"] |= NUC
         return [loader, kernel, Part(0x20000, 2, "ec", {}, seed=5)], PSW | LOADER
@@ -168,7 +167,7 @@ def _layout(choices):
         loader.attributes["flags"] |= SC
         return [loader], PSW | LOADER
     if kind == 7:
-        kernel.signer = "ec"
+        kernel.signer = choices.pick(("ec", "ec", "usage", "expired", "ec-future", "stranger"))
         return [kernel, heap, Part(0x40000, 40, seed=6), loader, parameters, parmline], PSW | LOADER
     return [heap, loader, parameters, kernel, parmline], PSW | LOADER
 
@@ -181,7 +180,7 @@ class Program:
         self.block_size = block_size
         self.parts, self.psw = _layout(choices)
         self.merged = not choices.chance(24)
-        for _ in range(choices.pick((0, 0, 1, 1, 1, 2, 2, 4))):
+        for _ in range(choices.pick((0, 0, 0, 1, 1, 1, 2, 4))):
             choices.pick(CHANGES)(self)
 
     def ranges(self):
@@ -361,7 +360,10 @@ def make_disk(choices, shop):
 
 
 def shared_disks():
-    """Disks of the shared corpus and the certificate that most are signed with, or none where it is absent."""
+    """Disks of the shared corpus and the certificate that most are signed with, or none where it is absent.
+
+    Those that hand over stand there three times, to be chosen more often.
+    """
     place = Path(os.environ.get("SIPL_SHARED", ROOT.parent / "shared")) / "corpus"
     if not (place / "cases.json").is_file():
         return [], None
@@ -375,5 +377,5 @@ def shared_disks():
             size = -(-(len(image) + 6144) // block_size) * block_size
             entry = (image.ljust(size, b"\0"), block_size)
             if entry not in disks:
-                disks.append(entry)
+                disks += [entry] * (3 if case["expect"]["secure"]["outcome"] == "hands-over" else 1)
     return disks, str(place / "certs" / "certA.pem")

@@ -269,13 +269,8 @@ def _programs(mutant):
 
 def _cut(mutant):
     blocks = len(mutant.image) // mutant.block_size
-    keep = max(1, blocks - choices_of_cut(mutant, blocks))
-    del mutant.image[keep * mutant.block_size :]
-
-
-def choices_of_cut(mutant, blocks):
-    """How many blocks are lost at the end of the disk."""
-    return mutant.choices.below(blocks) if mutant.choices.chance(64) else mutant.choices.below(9)
+    lost = mutant.choices.below(blocks) if mutant.choices.chance(64) else mutant.choices.below(9)
+    del mutant.image[max(1, blocks - lost) * mutant.block_size :]
 
 
 MUTATIONS = (
@@ -306,7 +301,7 @@ MUTATIONS = (
 def mutate(choices, image, block_size):
     """Change a disk in none to four ways."""
     mutant = Mutant(choices, image, block_size)
-    for _ in range(choices.pick((0, 0, 1, 1, 1, 2, 2, 4))):
+    for _ in range(choices.pick((0, 1, 1, 1, 1, 2, 2, 4))):
         if len(mutant.image) >= block_size:
             choices.pick(MUTATIONS)(mutant)
     return bytes(mutant.image)

@@ -59,6 +59,7 @@ class SecureBoot:
         self.outcomes = Counter()
         self.reasons = Counter()
         self.verified = Counter()
+        self._handed_over = set()
 
     def case(self, data):
         """What the bytes `data` stand for."""
@@ -115,7 +116,13 @@ class SecureBoot:
             raise Violation("c", f"the outcome is {report.outcome}, the engine {'ran' if engine.facts else 'did not run'}")
         if engine.facts is not None:
             self.verified[engine.facts.verified] += 1
+            self._handed_over.add(hash(case.disks[engine.facts.device]))
         return report
+
+    @property
+    def different(self):
+        """How many different disks handed over."""
+        return len(self._handed_over)
 
     @property
     def share(self):

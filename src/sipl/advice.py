@@ -22,7 +22,9 @@ HINTS: Final[dict[Reason, str]] = {
     Reason.SCLAB_ADDRESS_MISMATCH: "load the component where its SCLAB says: run zipl without an own image address",
     Reason.SCLAB_NUC_NOT_GLOBAL: _SCLAB,
     Reason.SCLAB_SC_NOT_GLOBAL: _SCLAB,
-    Reason.SIGNATURE_NOT_VERIFIED: "name the certificate of its signer with --boot-certs, or sign the unchanged file and run zipl again",
+    Reason.SIGNATURE_NOT_VERIFIED: (
+        "name the certificate of its signer with --boot-certs, or sign the unchanged file and run zipl again"
+    ),
     Reason.PSW_OUTSIDE_SIGNED_CODE: _ZIPL,
     Reason.PSW_MISMATCH: _ZIPL,
     Reason.NO_SIGNED_COMPONENT: "sign stage3.bin and the kernel, then run zipl --secure 1",

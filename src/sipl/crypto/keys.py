@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePublicKey
     from cryptography.hazmat.primitives.asymmetric.utils import Prehashed
 
-# 768 bits is the shortest key that the list of accepted signatures names; shorter ones are factored in hours.
+# The shortest key that the list of accepted signatures names; keys of 512 bits are factored in hours.
 MIN_RSA_BITS: Final = 768
 # A certificate that fits into the machine's store (8000 bytes) could carry a modulus of 60000 bits. OpenSSL has the
 # same limit; a verification at it takes about 50 ms.

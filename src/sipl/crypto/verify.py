@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from sipl.crypto.certificate import Certificate
     from sipl.crypto.keys import PublicKey
 
-# What gives the warning `weak-signature`: BSI and NIST ended the use of both years ago.
+# What gives the warning `weak-signature`: NIST SP 800-131A allows neither for new signatures, FIPS 186-5 no DSA.
 WEAK_DIGESTS: Final = frozenset({"sha1"})
 WEAK_BELOW_RSA_BITS: Final = 2048
 

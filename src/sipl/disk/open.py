@@ -47,7 +47,7 @@ def open_image(
         folder = os.fspath(backing_folder)
         if not allow_backing:
             raise UsageError(folder, "a folder for backing files is given, but they are not allowed", "allow them too")
-        if not os.path.isdir(folder):  # noqa: PTH112 (cold start)
+        if not os.path.isdir(folder):
             raise UsageError(folder, "the folder for backing files is no folder")
     file = HostFile(path)
     if allow_backing and folder is None:
