@@ -19,12 +19,14 @@ from pathlib import Path
 
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 from sipl.author import sclab
 from sipl.author.boot_record import DiskWriter, Execute, Load
 from sipl.crypto.certificate import Certificate
-from sipl.crypto.signing import generate_key, sign_detached
+from sipl.crypto.signing import load_key, sign_detached
 
+ROOT = Path(__file__).resolve().parent.parent
 ROOT = Path(__file__).resolve().parent.parent
 NOW = 1_795_399_200  # 2026-11-23T02:00:00Z, the time of the shared corpus
 MEMORY = 16 << 20
@@ -69,8 +71,10 @@ class Workshop:
         self._signatures = {}
 
     def key(self, name):
+        """A private key, the same in every run, so that what was found can be found again."""
         if name not in self._keys:
-            self._keys[name] = generate_key("rsa2048" if name == "rsa" else "p256")
+            number = int.from_bytes(hashlib.sha256(name.encode()).digest()[:31], "big")
+            self._keys[name] = ec.derive_private_key(number, ec.SECP256R1()) if name != "rsa" else load_key(_rsa_key())
         return self._keys[name]
 
     def path(self, name):
@@ -94,10 +98,14 @@ class Workshop:
         return self._signatures[key]
 
 
+def _rsa_key():
+    return (ROOT / "tests" / "data" / "crypto" / "rsa2048.key").read_bytes()
+
+
 def _certificate(name, key, first, last, usage):
     subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, f"fuzz {name}")])
     builder = x509.CertificateBuilder().subject_name(subject).issuer_name(subject).public_key(key.public_key())
-    builder = builder.serial_number(x509.random_serial_number())
+    builder = builder.serial_number(0x51A0 + list(SIGNERS).index(name))
     builder = builder.not_valid_before(datetime(first, 1, 1)).not_valid_after(datetime(last, 1, 1))
     if usage is not None:
         builder = builder.add_extension(x509.KeyUsage(**{u: u == usage for u in USAGES}), critical=True)
@@ -141,7 +149,7 @@ def interesting_address(choices, ranges):
     around = (start, end, end - 1, end - 512, start + size // 2, start - 512, start - 1, start - size, start + 1)
     other = (0x14, 0xB8, 0xCC, 0x1E00, 0x1FFF, FIRMWARE + 0x10000, FIRMWARE + 0x40000, 1 << 32, 1 << 63, (1 << 64) - 512)
     kind = choices.below(8)
-    if kind < 3:
+    if kind < 4:
         address = choices.pick(around)
     elif kind < 5:
         address = choices.pick(edges) - choices.pick((0, size, 512, 1))
@@ -374,7 +382,7 @@ def shared_disks():
         for name in case["disks"]:
             image = gzip.decompress((place / name).read_bytes()).rstrip(b"\0")
             block_size = case["block_size"]
-            size = -(-(len(image) + 6144) // block_size) * block_size
+            size = -(-(len(image) + SPARE) // block_size) * block_size
             entry = (image.ljust(size, b"\0"), block_size)
             if entry not in disks:
                 disks += [entry] * (3 if case["expect"]["secure"]["outcome"] == "hands-over" else 1)

@@ -64,7 +64,7 @@ class SecureBoot:
     def case(self, data):
         """What the bytes `data` stand for."""
         choices = Choices(data)
-        certificates = tuple(map(self.shop.path, choices.pick(STORES[:1] * 3 + STORES)))
+        certificates = tuple(map(self.shop.path, choices.pick(STORES[:1] * 8 + STORES)))
         if self._shared_certificate is not None:
             certificates += (self._shared_certificate,)
         disks = []

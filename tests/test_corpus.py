@@ -39,7 +39,12 @@ def pytest_generate_tests(metafunc):
     cases = json.loads((folder / "corpus" / "cases.json").read_text("utf-8"))
     metafunc.parametrize(
         ("case", "mode"),
-        [pytest.param(case, mode, id=f"{case['id']}-{mode}") for case in cases for mode in MODES if mode in case["expect"]],
+        [
+            pytest.param(case, mode, id=f"{case['id']}-{mode}")
+            for case in cases
+            for mode in MODES
+            if mode in case["expect"]
+        ],
     )
 
 

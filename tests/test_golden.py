@@ -19,7 +19,9 @@ from sipl.settings import Disk, Settings
 AT = "2026-11-23T04:00:00Z"
 NAMES = ("good.secure.A", "mixed.audit.A")
 VERIFIED = 0x40
-UNVERIFIED = "T11: the certificate index of an entry that is not verified is 0; the reference leaves another number there"
+UNVERIFIED = (
+    "T11: the certificate index of an entry that is not verified is 0; the reference leaves another number there"
+)
 PSW_ENTRY = "T11 for the PSW entry of T7: its certificate index is 0, in the reference 0xffff"
 WHERE = "T11: certificates lie in the area that no component may touch, in the reference on the heap of its firmware"
 

@@ -101,6 +101,8 @@ class _Ready:
         self._model = parse_cpu(settings.cpu)
         for warning in self._model.warnings:
             log.host(Reason.CPU_FEATURE_DEPENDENCY, Level.WARNING, "--cpu", warning)
+        for note in settings.machine.notes:
+            log.host(Reason.OPTION_IGNORED, Level.INFO, "", note)
         self._devices = self._boot_order() if settings.kernel is None else []
         self._certificates = CertStore.load(
             settings.machine.boot_certs,
@@ -139,6 +141,8 @@ class _Ready:
                 disk.path, allow_backing=self._settings.allow_backing, backing_folder=self._settings.backing_folder
             )
         )
+        for note in image.notes:
+            self._log.host(Reason.IMAGE_NOTE, Level.WARNING, disk.path, note)
         default = _CD_BLOCK_SIZE if disk.kind is DeviceKind.SCSI_CD else find_block_size(image)
         return BlockDevice(image, disk.block_size or default)
 

@@ -95,6 +95,8 @@ class Reason(StrEnum):
     CERTIFICATE_DIRECTORY_EMPTY = "certificate-directory-empty"
     TOO_MANY_BOOT_DEVICES = "too-many-boot-devices"
     CPU_FEATURE_DEPENDENCY = "cpu-feature-dependency"
+    OPTION_IGNORED = "option-ignored"
+    IMAGE_NOTE = "image-note"
     # no verdict
     IMAGE_UNREADABLE = "image-unreadable"
     IMAGE_INVALID = "image-invalid"

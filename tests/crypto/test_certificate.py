@@ -327,3 +327,13 @@ def test_whatever_is_changed_what_sipl_reads_the_reference_reads_alike(own, gnut
 def test_noise_brings_out_only_own_errors(data):
     with pytest.raises(CertificateError):
         Certificate.from_der(b"\x30" + data)
+
+
+@pytest.mark.parametrize("last", [17, 18])
+def test_alternative_names_must_be_names(own, last):
+    """The reference reads these extensions when it takes a certificate: here they hold a key identifier."""
+    der = bytearray(Certificate.from_pem(own("p521.pem")).der)
+    at = der.index(bytes.fromhex("0603551d0e"))
+    der[at + 4] = last
+    with pytest.raises(CertificateError):
+        Certificate.from_der(bytes(der))

@@ -134,7 +134,9 @@ def certificate_of(size, key=None):
             .serial_number(1000)
             .not_valid_before(datetime(2020, 1, 1, tzinfo=UTC))
             .not_valid_after(datetime(2050, 1, 1, tzinfo=UTC))
-            .add_extension(x509.UnrecognizedExtension(x509.ObjectIdentifier("1.3.6.1.4.1.55555.1"), bytes(padding)), False)
+            .add_extension(
+                x509.UnrecognizedExtension(x509.ObjectIdentifier("1.3.6.1.4.1.55555.1"), bytes(padding)), False
+            )
             .sign(key, None)
         )
 

@@ -23,6 +23,7 @@ from sipl.machine.ebcdic import loadparm_to_ebcdic
 from sipl.machine.interruption import ProgramInterruption
 from sipl.machine.machine import Machine
 from sipl.machine.options import MachineOptions
+from sipl.reasons import Mode
 from sipl.settings import Disk, Settings
 
 AT = 1_800_000_000  # when everything is verified
@@ -88,7 +89,9 @@ def loader_bytes(size: int = 1024, flags: int = GLOBAL, psw: int = PSW, address:
     return sclab.overwrite(code(size, 0xA000), sclab.build(flags, psw, address, **fields))
 
 
-def kernel_bytes(size: int = 2048, flags: int = 0, psw: int = 0, address: int = 0, seed: int = 0x1000, **fields) -> bytes:
+def kernel_bytes(
+    size: int = 2048, flags: int = 0, psw: int = 0, address: int = 0, seed: int = 0x1000, **fields
+) -> bytes:
     return sclab.overwrite(code(size, seed), sclab.build(flags, psw, address, **fields))
 
 
@@ -122,16 +125,17 @@ class Lab:
     def kernel(self, at: int = KERNEL, by: str = "A", **fields) -> Load:
         return self.signed(at, kernel_bytes(**fields), by)
 
-    def program(self, psw: int = PSW, extra=(), **parts) -> list[Load | Execute]:
+    def program(self, psw: int = PSW, extra=(), block_size: int = 512, **parts) -> list[Load | Execute]:
         """The base program; a part is replaced by naming it, or left out by naming it as None.
 
-        Parts are heap, loader, parameters, kernel, initrd; `extra` stands between the RAM disk and EXEC.
+        Parts are heap, loader, parameters, kernel, initrd; `extra` stands between the RAM disk and EXEC. What is signed
+        is whole blocks of the disk that it is for.
         """
         standard = {
             "heap": lambda: Load(HEAP, bytes(4096)),
-            "loader": self.loader,
+            "loader": lambda: self.loader(size=max(1024, block_size)),
             "parameters": lambda: Load(PARAMETERS, code(512, 0x9000)),
-            "kernel": self.kernel,
+            "kernel": lambda: self.kernel(size=max(2048, block_size)),
             "initrd": lambda: Load(INITRD, code(512, 0x2000)),
         }
         assert not parts.keys() - standard.keys()
@@ -188,10 +192,12 @@ class Lab:
 
     def verify(self, disk, mode: str = "secure", **options):
         made = disk if isinstance(disk, Disk) else self.disk(disk)
-        return ipl.verify(made, self.settings(mode, **options), mode)
+        return ipl.verify(made, self.settings(mode, **options), Mode(mode))
 
 
-def image_of(components: list, block_size: int = 512, merged: bool = True, change=None, size: int | None = None) -> bytes:
+def image_of(
+    components: list, block_size: int = 512, merged: bool = True, change=None, size: int | None = None
+) -> bytes:
     """A disk with one program, which is both the default and entry 1; `change` gets the entries of its table."""
     writer = DiskWriter(block_size)
     entries = [entry for c in components for entry in writer.add_component(c, merged)]
@@ -229,7 +235,9 @@ def table_capacity(block_size: int) -> int:
 class Bare:
     """A machine without disks, as guest code sees it: DIAGNOSE with registers, and memory."""
 
-    def __init__(self, certs=(), cpu: str = "qemu", memory: int = 16 * MIB, at: int = AT, protected: bool = False) -> None:
+    def __init__(
+        self, certs=(), cpu: str = "qemu", memory: int = 16 * MIB, at: int = AT, protected: bool = False
+    ) -> None:
         options = MachineOptions(memory=memory, protected=protected)
         store = CertStore.load([str(path) for path in certs], lambda *warning: None)
         self.machine = Machine(options, parse_cpu(cpu), [], store, loadparm_to_ebcdic(""), lambda: at)

@@ -313,7 +313,12 @@ def test_a_valid_entry(guest, store, data):
             serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo
         )
         assert (header.stored, header.remaining, header.output) == (1, 0, 64 + 192 + ceil4(len(der)))
-        assert (found.length, found.flags, found.key_type, found.index) == (192 + ceil4(len(der)), 0x80, key_type, number)
+        assert (found.length, found.flags, found.key_type, found.index) == (
+            192 + ceil4(len(der)),
+            0x80,
+            key_type,
+            number,
+        )
         assert found.name == f"{name}.pem".ljust(64).encode("cp037")
         assert (found.form, found.key_id_length, found.hash_type, found.hash_length) == (1, 32, 1, 32)
         assert (found.hash_offset, found.certificate_offset, found.certificate_length) == (160, 192, len(der))
@@ -432,7 +437,11 @@ def test_any_request_gives_what_a_model_says(guest_with, prepared, pages, first,
 def prepared(entry):
     """Small, middle and large certificates, each valid and expired."""
     past = datetime(2026, 5, 1, tzinfo=UTC)
-    return [entry(made(padding=size, end=end)) for size in (1, 1300, 3000) for end in (datetime(2036, 1, 1, tzinfo=UTC), past)]
+    return [
+        entry(made(padding=size, end=end))
+        for size in (1, 1300, 3000)
+        for end in (datetime(2036, 1, 1, tzinfo=UTC), past)
+    ]
 
 
 # Subcode 2: access exceptions

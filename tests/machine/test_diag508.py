@@ -296,7 +296,9 @@ def test_certificates_that_may_not_verify(loaded, entry, request_block, case):
         assert why in verification.why
 
 
-@pytest.mark.parametrize("change", ["component", "length", "signature", "truncated", "trailing byte", "noise", "4096 zeros"])
+@pytest.mark.parametrize(
+    "change", ["component", "length", "signature", "truncated", "trailing byte", "noise", "4096 zeros"]
+)
 def test_other_bytes_do_not_verify(loaded, entry, request_block, signed, change):
     component, signature = signed
     guest = loaded([entry("good")])

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import mmap
 import sys
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from sipl.errors import UsageError
 from sipl.machine.interruption import ProgramCode, ProgramInterruption
 from sipl.machine.memory import GuestMemory
 
@@ -89,10 +91,20 @@ def test_closing_works_while_somebody_still_looks():
 def test_untouched_pages_cost_the_host_nothing():
     resource = pytest.importorskip("resource")
     unit = 1 if sys.platform == "darwin" else 1024  # of ru_maxrss, in bytes
-    size = 4 << 30
+    size = 64 << 30  # the most that a machine can have, more than most hosts
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     memory = GuestMemory(size)
     memory.write(size - 1, b"x")
     grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
     memory.close()
     assert grown * unit < 64 << 20
+
+
+def test_a_host_without_room_is_said_in_one_line(monkeypatch):
+    def refuse(*arguments, **keywords):
+        raise OSError(12, "Cannot allocate memory")
+
+    monkeypatch.setattr(mmap, "mmap", refuse)
+    with pytest.raises(UsageError, match="--memory: the host has no room for a guest of 64 MiB") as caught:
+        GuestMemory(64 << 20)
+    assert "\n" not in str(caught.value)

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import sys
+from io import TextIOWrapper
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from typing import TextIO
 
 # Module of the same name in this package, and what stands in the overview.
 COMMANDS: Final = {
@@ -23,7 +25,25 @@ EXIT_UNDECIDED: Final = 2
 
 def entry() -> None:
     """Console script."""
+    _prepare_output()
     sys.exit(run(sys.argv[1:]))
+
+
+def _prepare_output() -> None:
+    """Make standard output and error fit for any text; a shell can have closed either (`>&-`)."""
+    if sys.stdout is None:
+        sys.stdout = _nowhere()
+    if sys.stderr is None:
+        sys.stderr = _nowhere()
+    # The locale decides about the encoding, not about whether there is an answer.
+    if isinstance(sys.stdout, TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")
+
+
+def _nowhere() -> TextIOWrapper:
+    import os
+
+    return open(os.devnull, "w", encoding="utf-8")
 
 
 def run(arguments: Sequence[str]) -> int:
@@ -36,17 +56,27 @@ def run(arguments: Sequence[str]) -> int:
             shared.append(words.pop(0))
         verbose = any(word in ("-v", "--verbose") for word in (*shared, *words))
         if not words or words[0] in ("-h", "--help", "help"):
-            return _overview(words)
-        if words[0] == "--version":
+            code = _overview(words)
+        elif words[0] == "--version":
             from sipl._version import __version__
 
             sys.stdout.write(f"sipl {__version__}\n")
-            return EXIT_YES
-        return _command(words[0], [*shared, *words[1:]])
+            code = EXIT_YES
+        else:
+            code = _command(words[0], [*shared, *words[1:]])
+        sys.stdout.flush()
+        return code
     except KeyboardInterrupt:
         return _fail("interrupted: there is no verdict")
     except BrokenPipeError:
-        return _closed_pipe()
+        _discard(sys.stdout)
+        return EXIT_UNDECIDED
+    except OSError as error:
+        if error.filename is not None:
+            return _unexpected(error, verbose)
+        # Only what names no file is left: each file that is read or written has its own error.
+        _discard(sys.stdout)
+        return _fail(f"standard output: cannot be written: {error.strerror}")
     except Exception as error:  # noqa: BLE001 (the last resort of the program: no traceback reaches a person unasked)
         return _unexpected(error, verbose)
 
@@ -86,26 +116,33 @@ def _command(name: str, arguments: list[str]) -> int:
 
     try:
         if name not in COMMANDS:
-            raise UsageError("sipl", f"there is no command '{name}'", f"one of {', '.join(COMMANDS)}")
+            raise UsageError("", f"there is no command '{name}'", f"one of {', '.join(COMMANDS)}")
         module = import_module(f"sipl.cli.{name}")
         code: int = module.run(arguments)
-        sys.stdout.flush()
         return code
     except SiplError as error:
         return _fail(str(error))
+    except SystemExit:  # argparse has shown its help
+        return EXIT_YES
 
 
 def _fail(message: str) -> int:
-    sys.stderr.write(f"sipl: {message}\n")
+    try:
+        # What the parser of a command says begins with its name already.
+        sys.stderr.write(f"{message}\n" if message.startswith("sipl ") else f"sipl: {message}\n")
+        sys.stderr.flush()
+    except OSError:
+        _discard(sys.stderr)
     return EXIT_UNDECIDED
 
 
-def _closed_pipe() -> int:
-    """Nobody reads the output any more: end quietly, and keep the interpreter from trying once more at its end."""
+def _discard(stream: TextIO) -> None:
+    """Nobody reads `stream` any more: keep the interpreter from trying once more, and complaining, at its end."""
     import os
 
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    return EXIT_UNDECIDED
+    null = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(null, stream.fileno())
+    os.close(null)
 
 
 def _unexpected(error: Exception, verbose: bool) -> int:

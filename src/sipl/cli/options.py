@@ -24,6 +24,14 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 _DISK_OPTION: Final = "--disk-image"
+_HELP_WIDTH: Final = 100
+
+
+class _HelpFormatter(argparse.RawDescriptionHelpFormatter):
+    """Help of a fixed width: argparse makes a formatter for every option, and would look at the terminal each time."""
+
+    def __init__(self, prog: str) -> None:
+        super().__init__(prog, max_help_position=28, width=_HELP_WIDTH)
 
 
 class Parser(argparse.ArgumentParser):
@@ -36,7 +44,7 @@ class Parser(argparse.ArgumentParser):
             prog=f"sipl {command}",
             description=what,
             epilog=epilog,
-            formatter_class=argparse.RawDescriptionHelpFormatter,
+            formatter_class=_HelpFormatter,
             allow_abbrev=False,
         )
         self.option("-q", "--quiet", action="store_true", help="only the verdict")
@@ -83,6 +91,8 @@ class _AddDisk(argparse.Action):
         option_string: str | None = None,
     ) -> None:
         """Called by argparse for each disk."""
+        if not values:
+            raise UsageError(parser.prog, "the name of a disk is empty", "name an image file")
         disk = Disk(os.fspath(str(values)), namespace.device, namespace.block_size)
         namespace.disks = [*namespace.disks, disk]
 
@@ -121,7 +131,7 @@ def add_machine_options(parser: Parser) -> None:
     parser.option(
         "-M", "--machine", metavar="OPTS", action="append", default=[], help="machine options as QEMU writes them"
     )
-    parser.option("--secure-boot", metavar="on|off", help="secure mode (default: off)")
+    parser.option("--secure-boot", metavar="on|off", help="secure mode (default: off for boot, on for verify)")
     parser.option(
         "--boot-certs",
         metavar="PATH",
@@ -178,6 +188,19 @@ def machine_options(arguments: argparse.Namespace) -> MachineOptions:
     if arguments.loadparm and both.loadparm != plain.loadparm:
         raise UsageError("--loadparm", "it says otherwise than --machine", "say it in one place")
     return both
+
+
+def said_secure_boot(arguments: argparse.Namespace) -> bool | None:
+    """What the options say about secure-boot; None if neither the plain one nor QEMU's says anything.
+
+    Raises:
+        UsageError: a value is not possible.
+    """
+    if arguments.secure_boot is not None:
+        return parse_bool(arguments.secure_boot, "--secure-boot")
+    # A switch that is named decides, whatever was set before.
+    off, on = (parse_machine(arguments.machine, MachineOptions(secure_boot=base)).secure_boot for base in (False, True))
+    return on if on == off else None
 
 
 def settings(arguments: argparse.Namespace) -> Settings:

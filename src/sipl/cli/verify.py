@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from sipl.cli.options import Parser, add_disk_options, add_machine_options, settings
+from sipl.cli.options import Parser, add_disk_options, add_machine_options, said_secure_boot, settings
 from sipl.errors import UsageError
 from sipl.ipl import verify
 from sipl.reasons import Mode
@@ -12,8 +12,6 @@ from sipl.reasons import Mode
 if TYPE_CHECKING:
     import argparse
     from collections.abc import Sequence
-
-    from sipl.settings import Settings
 
 
 def run(arguments: Sequence[str]) -> int:
@@ -36,7 +34,7 @@ def run(arguments: Sequence[str]) -> int:
     if not given.disks:
         raise UsageError("sipl verify", "no disk is named", "see sipl verify --help")
     wanted = settings(given)
-    mode = _mode(given, wanted)
+    mode = _mode(given)
     codes = []
     for disk in given.disks:
         report = verify(disk, wanted, mode)
@@ -47,11 +45,14 @@ def run(arguments: Sequence[str]) -> int:
     return max(codes)
 
 
-def _mode(given: argparse.Namespace, wanted: Settings) -> Mode:
+def _mode(given: argparse.Namespace) -> Mode:
     """Secure mode, unless audit is asked for in one way or the other."""
-    said_off = given.secure_boot is not None or any("secure-boot" in text for text in given.machine)
-    if given.mode is None and said_off and not wanted.machine.secure_boot:
-        return Mode.AUDIT
-    if given.mode == "audit" and wanted.machine.secure_boot:
-        raise UsageError("--mode", "audit mode and secure-boot=on contradict each other", "say it in one place")
-    return Mode(given.mode or "secure")
+    said = said_secure_boot(given)
+    if given.mode is None:
+        return Mode.AUDIT if said is False else Mode.SECURE
+    if said is not None and said != (given.mode == Mode.SECURE):
+        switch = "on" if said else "off"
+        raise UsageError(
+            "--mode", f"{given.mode} mode and secure-boot={switch} contradict each other", "say it in one place"
+        )
+    return Mode(given.mode)

@@ -22,6 +22,8 @@ KEY_TYPE_SELF_DESCRIBING: Final = 0
 KEY_TYPE_P521: Final = 1
 
 _KEY_USAGE: Final = oid("2.5.29.15")
+_ALTERNATIVE_NAMES: Final = frozenset({oid("2.5.29.17"), oid("2.5.29.18")})  # of the subject, of the issuer
+_TAG_CLASS: Final = 0xC0
 _DIGITAL_SIGNATURE: Final = 0x80  # bit 0 of KeyUsage
 _V1: Final = 0
 _V3: Final = 2
@@ -136,6 +138,8 @@ class Certificate:
             extension.finish()
             if identifier == _KEY_USAGE:
                 self._key_usage = value
+            elif identifier in _ALTERNATIVE_NAMES:
+                _check_general_names(Cursor(value))
 
     @property
     def fingerprint(self) -> bytes:
@@ -220,6 +224,19 @@ def utc_text(seconds: int) -> str:
     days, seconds = divmod(seconds, _SECONDS_PER_DAY)
     moment = datetime(1970, 1, 1) + timedelta(days=days, seconds=seconds)
     return f"{moment.isoformat()}Z"
+
+
+def _check_general_names(value: Cursor) -> None:
+    """The reference looks into these names when it reads a certificate, and refuses what is no list of names."""
+    at = value.offset
+    names = value.within(SEQUENCE)
+    value.finish()
+    if names.peek() < 0:
+        raise DerError(at, "the list of alternative names is empty")
+    while names.peek() >= 0:
+        at = names.offset
+        if names.skip() & _TAG_CLASS != CONTEXT:
+            raise DerError(at, "this is no alternative name")
 
 
 def _read_version(cursor: Cursor) -> int:

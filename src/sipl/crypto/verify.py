@@ -6,6 +6,7 @@ A signature is read once, each digest of the component is computed once, however
 from __future__ import annotations
 
 import hashlib
+from contextlib import suppress
 from enum import StrEnum
 from typing import TYPE_CHECKING, Final
 
@@ -17,6 +18,8 @@ from sipl.crypto.pkcs7 import SignedData
 from sipl.errors import SiplError
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from sipl.crypto.certificate import Certificate
     from sipl.crypto.keys import PublicKey
 
@@ -69,6 +72,7 @@ class SignatureCheck:
         self.digests: dict[str, bytes] = {}  # of the component, by hashlib's name, as far as computed
         self._signed_digest: bytes | None = None
         self._answers: dict[bytes, BadSignature | KeyUnsupported | None] = {}  # by public key
+        self._made_with: bytes | None = None  # the public key, as soon as it is known
 
     def _accepted_algorithms(self) -> tuple[str, KeyKind]:
         """Digest and kind of key of the signature; what is on no list is not accepted."""
@@ -107,6 +111,17 @@ class SignatureCheck:
             raise SignatureRejected(kind, error.why) from None
         except KeyUsageForbids as error:
             raise SignatureRejected(RejectionKind.KEY_USAGE, error.why) from None
+
+    def look_at_named(self, certificates: Iterable[Certificate]) -> None:
+        """Find the key among the certificates that the signature names, so that no other key has to be tried.
+
+        A signature that one key made does not verify with another one, unless somebody made that key for the purpose.
+        So what `verify` answers is the same as without this, and a full store costs no more than one certificate.
+        """
+        for certificate in certificates:
+            if self._made_with is None and self._names(certificate):
+                with suppress(SignatureRejected):
+                    self._check_key(certificate)
 
     def weaknesses(self, certificate: Certificate) -> list[str]:
         """What is weak about the signature although it verifies with `certificate`; empty where nothing is."""
@@ -152,6 +167,8 @@ class SignatureCheck:
             raise SignatureRejected(
                 RejectionKind.NO_KEY_MATCH, f"it was made with {self._key_kind}, the certificate has {a_key(key.name)}"
             )
+        if self._made_with not in (None, certificate.spki):
+            raise SignatureRejected(RejectionKind.NO_KEY_MATCH, "it was made with another key")
         # Stores often hold one key many times, in renewed certificates.
         if certificate.spki not in self._answers:
             self._answers[certificate.spki] = self._ask(key, digest)
@@ -164,6 +181,7 @@ class SignatureCheck:
             )
         if answer is not None:
             raise SignatureRejected(RejectionKind.NO_KEY_MATCH, answer.why)
+        self._made_with = certificate.spki
 
     def _ask(self, key: PublicKey, digest: bytes) -> BadSignature | KeyUnsupported | None:
         """Why the key did not make the signature, or None where it did; only `_check_key` asks."""

@@ -66,7 +66,7 @@ class Companions:
             raise ImageFormatError(
                 image_path, f"the {role} {text} is not a file of this host", "only plain file names are followed"
             )
-        place = os.path.realpath(os.path.join(os.path.dirname(image_path), text))  # noqa: PTH118, PTH120 (cold start)
+        place = os.path.realpath(os.path.join(os.path.dirname(image_path), text))
         if os.path.commonpath((self._folder, place)) != self._folder:
             raise ImageFormatError(
                 image_path,

@@ -48,9 +48,9 @@ class ProgramTable(NamedTuple):
         Raises:
             MachineStops: loadparm-invalid; there is no such program.
         """
-        if number >= PROGRAM_TABLE_ENTRIES:
+        if not 0 <= number < PROGRAM_TABLE_ENTRIES:
             raise MachineStops(
-                Reason.LOADPARM_INVALID, f"program {number} is past the last one, {PROGRAM_TABLE_ENTRIES - 1}"
+                Reason.LOADPARM_INVALID, f"there is no program {number}, a disk has 0 to {PROGRAM_TABLE_ENTRIES - 1}"
             )
         if not self.tables[number]:
             there = ", ".join(map(str, self.programs))

@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING
 
 from sipl.firmware.segments import walk_segment_tables
 from sipl.firmware.verdict import FirmwareFault, MachineStops
-from sipl.layout.boot_record import BlockPointer
-from sipl.layout.iirb import MAX_REPORT_COMPONENTS, ComponentFlags
+from sipl.layout.boot_record import MAX_COMPONENT_ENTRIES, BlockPointer
+from sipl.layout.iirb import ComponentFlags
 from sipl.layout.record import unpack
 from sipl.reasons import Reason
 
@@ -80,7 +80,7 @@ class ComponentList:
 
     def add(self, address: int, length: int) -> Component:
         """Append a component; more than one table can hold is an error of the firmware itself."""
-        if len(self._components) >= MAX_REPORT_COMPONENTS - 1:
+        if len(self._components) >= MAX_COMPONENT_ENTRIES:
             raise FirmwareFault("component list", "more components than a component table can hold")
         component = Component(len(self._components), address, length)
         self._components.append(component)

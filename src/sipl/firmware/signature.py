@@ -44,7 +44,8 @@ def load_signature(
     if info.format != SIGNATURE_FORMAT_DER:
         raise DeviceGivenUp(Reason.SIGNATURE_FORMAT, f"a signature has format {info.format}, only 1 (DER) is known")
     table = unpack(BlockPointer, entry.segment_table).block
-    segments = walk_segment_tables(reader, table, SIGNATURE_ROOM)
+    # Walked like a component's, so that a large one is told from a chain that does not end.
+    segments = walk_segment_tables(reader, table, area.memory_size)
     if segments.length > SIGNATURE_ROOM:
         message = f"a signature takes {segments.length} bytes on disk, {SIGNATURE_ROOM} are possible: it is not loaded"
         judge.add(Reason.SIGNATURE_TOO_LARGE, Level.WARNING, message)

@@ -109,7 +109,7 @@ def _files_of(path: str, warn: Warn) -> list[str]:
             Reason.CERTIFICATE_PATH, "certificate store", "a certificate path is empty", "name a file or a directory"
         )
     try:
-        mode = os.stat(path).st_mode  # noqa: PTH116 -- pathlib costs more than the whole store at start
+        mode = os.stat(path).st_mode
     except (OSError, ValueError) as error:
         raise RefusedToStart(
             Reason.CERTIFICATE_PATH, path, f"cannot be found: {_explain(error)}", "name a file or a directory"
@@ -138,7 +138,7 @@ def _files_in(path: str, warn: Warn) -> list[str]:
         )
     files = []
     for name in names:
-        file = os.path.join(path, name)  # noqa: PTH118 -- as above; the path must stay as it was written
+        file = os.path.join(path, name)
         if name.endswith(SUFFIX):
             files.append(file)
         else:
@@ -189,7 +189,7 @@ def _read_entry(path: str) -> StoreEntry:
             f"the certificate has {size} bytes, the boot side takes at most {MAX_DER_SIZE}",
             "use a certificate with a smaller key or fewer extensions",
         )
-    name = os.path.basename(path)  # noqa: PTH119 -- as above
+    name = os.path.basename(path)
     return StoreEntry(path, certificate_name(os.fsencode(name)), certificate)
 
 

@@ -111,6 +111,7 @@ def _try_certificates(
         verification.why = error.why
         return
     verification.digests = check.digests
+    check.look_at_named(entry.certificate for entry in store.entries)
     for index, entry in enumerate(store.entries):
         try:
             check.verify(entry.certificate, now)

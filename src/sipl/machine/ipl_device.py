@@ -32,7 +32,8 @@ if TYPE_CHECKING:
     from sipl.machine.boot_devices import Subchannel
     from sipl.machine.memory import GuestMemory
 
-_MODE_FLAGS: Final = IplbFlags.SIPL | IplbFlags.IPLIR
+# A plain number: the complement of an IntFlag has only the bits up to its highest name.
+_MODE_FLAGS: Final = int(IplbFlags.SIPL | IplbFlags.IPLIR)
 _MIB: Final = 1 << 20
 _FIRMWARE_ROOM: Final = 3 * _MIB
 _FIRMWARE_LIMIT: Final = 2048 * _MIB

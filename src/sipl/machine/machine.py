@@ -49,6 +49,7 @@ class Machine:
 
         Raises:
             RefusedToStart: a device of the boot order cannot take part in secure IPL.
+            UsageError: the host has no room for the guest's memory.
         """
         self.options = options
         self._model = model

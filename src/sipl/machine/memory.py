@@ -3,9 +3,36 @@
 from __future__ import annotations
 
 import mmap
+import os
+import sys
 from contextlib import suppress
+from typing import Final
 
+from sipl.errors import UsageError
 from sipl.machine.interruption import ProgramCode, ProgramInterruption
+
+# Linux on these processors; Python names the flag from 3.13 on only.
+_NO_RESERVE_ON: Final = frozenset({"aarch64", "i686", "riscv64", "s390x", "x86_64"})
+_NO_RESERVE: Final = 0x4000
+
+
+def _map_flags() -> int:
+    """Flags of private memory that the host need not have before it is touched; 0 where there are no flags."""
+    flags = getattr(mmap, "MAP_PRIVATE", 0) | getattr(mmap, "MAP_ANONYMOUS", 0)
+    known = _NO_RESERVE if sys.platform == "linux" and os.uname().machine in _NO_RESERVE_ON else 0
+    return flags | getattr(mmap, "MAP_NORESERVE", known) if flags else 0
+
+
+MIB_SHIFT: Final = 20
+MAX_INCREMENTS: Final = 1020  # how many storage increments a machine has at most
+
+
+def increment_shift(memory_size: int) -> int:
+    """Binary logarithm of the size of a storage increment: at least 1 MiB, at most 1020 increments."""
+    shift = MIB_SHIFT
+    while memory_size >> shift > MAX_INCREMENTS:
+        shift += 1
+    return shift
 
 
 class GuestMemory:
@@ -17,9 +44,18 @@ class GuestMemory:
     __slots__ = ("_map", "size", "view")
 
     def __init__(self, size: int) -> None:
+        """Take `size` bytes of address space.
+
+        Raises:
+            UsageError: the host does not give them.
+        """
         self.size = size
-        flags = getattr(mmap, "MAP_PRIVATE", 0) | getattr(mmap, "MAP_ANONYMOUS", 0) | getattr(mmap, "MAP_NORESERVE", 0)
-        self._map = mmap.mmap(-1, size, flags=flags) if flags else mmap.mmap(-1, size)
+        flags = _map_flags()
+        try:
+            self._map = mmap.mmap(-1, size, flags=flags) if flags else mmap.mmap(-1, size)
+        except (OSError, OverflowError) as error:
+            why = f"the host has no room for a guest of {size >> 20} MiB"
+            raise UsageError("--memory", why, "ask for less") from error
         self.view = memoryview(self._map)
 
     def close(self) -> None:

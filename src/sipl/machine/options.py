@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 
 from sipl.errors import UsageError
 from sipl.machine.ebcdic import LOADPARM_LENGTH
+from sipl.machine.memory import increment_shift
 from sipl.text import printable
 
 if TYPE_CHECKING:
@@ -169,8 +170,6 @@ def parse_size(text: str, option: str = "--memory") -> int:
             f"'{_shown(text)}' is outside what the machine can have",
             f"from {MIN_MEMORY // _MIB}M to {MAX_MEMORY // _MIB}M",
         )
-    from sipl.machine.sclp import increment_shift
-
     increment = 1 << increment_shift(size)
     if size % increment:
         raise UsageError(

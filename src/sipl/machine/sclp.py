@@ -7,13 +7,12 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 from sipl.layout import sclp
 from sipl.layout.record import unpack
 from sipl.machine.interruption import ProgramCode, ProgramInterruption
+from sipl.machine.memory import MIB_SHIFT, increment_shift
 
 if TYPE_CHECKING:
     from sipl.machine.cpu import Cpu
     from sipl.machine.cpu_model import CpuModel
 
-_MIB_SHIFT: Final = 20
-MAX_INCREMENTS: Final = 1020  # how many storage increments a machine has at most
 _SCCB_ADDRESS_MASK: Final = 0x7FFFFFF8  # 31 bits, doubleword boundary
 _PAGE: Final = 4096
 _PREFIX_AREA_MASK: Final = ~0x1FFF
@@ -29,19 +28,13 @@ class ScpInfo(NamedTuple):
     model: CpuModel
 
 
-def increment_shift(memory_size: int) -> int:
-    """Binary logarithm of the size of a storage increment: at least 1 MiB, at most 1020 increments."""
-    shift = _MIB_SHIFT
-    while memory_size >> shift > MAX_INCREMENTS:
-        shift += 1
-    return shift
-
-
 def service_call(cpu: Cpu, info: ScpInfo, command: int, address: int) -> None:
     """Carry out SERVC: the response code lands in the SCCB.
 
+    With extended-length SCCBs READ SCP INFO may cross a page and be longer than one.
+
     Raises:
-        ProgramInterruption: privileged, addressing; specification for a misplaced SCCB or one of a wrong length.
+        ProgramInterruption: privileged, addressing; specification for a misplaced SCCB or one shorter than its header.
     """
     cpu.require_supervisor()
     cpu.memory.check(address, sclp.SCCB_MIN_LENGTH)
@@ -49,13 +42,13 @@ def service_call(cpu: Cpu, info: ScpInfo, command: int, address: int) -> None:
     if not block or block == cpu.prefix or address & ~_SCCB_ADDRESS_MASK:
         raise ProgramInterruption(ProgramCode.SPECIFICATION)
     length = unpack(sclp.SccbHeader, cpu.memory.read(address, sclp.SCCB_MIN_LENGTH)).length
-    if not sclp.SCCB_MIN_LENGTH <= length <= sclp.SCCB_MAX_LENGTH:
+    if length < sclp.SCCB_MIN_LENGTH:
         raise ProgramInterruption(ProgramCode.SPECIFICATION)
     cpu.memory.check(address, length)
     sccb = bytearray(cpu.memory.read(address, length))
     if command not in _READ_SCP_INFO:
         response = sclp.ResponseCode.INVALID_COMMAND
-    elif address // _PAGE != (address + length - 1) // _PAGE:
+    elif not info.model.els and address // _PAGE != (address + length - 1) // _PAGE:
         response = sclp.ResponseCode.BOUNDARY_VIOLATION
     else:
         response = _read_scp_info(info, sccb)
@@ -64,15 +57,15 @@ def service_call(cpu: Cpu, info: ScpInfo, command: int, address: int) -> None:
 
 
 def _read_scp_info(info: ScpInfo, sccb: bytearray) -> sclp.ResponseCode:
-    cpu_offset = sclp.CPU_ENTRIES_EXTENDED if info.model.els else sclp.CPU_ENTRIES
-    if len(sccb) < cpu_offset + sclp.CPU_ENTRY_SIZE * info.cpus:
+    # The answer takes this much room whether or not the CPU entries start as late as they can.
+    end = sclp.CPU_ENTRIES_EXTENDED + sclp.CPU_ENTRY_SIZE * info.cpus
+    if len(sccb) < end:
         return sclp.ResponseCode.INSUFFICIENT_LENGTH
-    sccb[sclp.SCCB_MIN_LENGTH : cpu_offset + sclp.CPU_ENTRY_SIZE * info.cpus] = bytes(
-        cpu_offset + sclp.CPU_ENTRY_SIZE * info.cpus - sclp.SCCB_MIN_LENGTH
-    )
+    sccb[sclp.SCCB_MIN_LENGTH : end] = bytes(end - sclp.SCCB_MIN_LENGTH)
+    cpu_offset = sclp.CPU_ENTRIES_EXTENDED if info.model.els else sclp.CPU_ENTRIES
     shift = increment_shift(info.memory_size)
     _put(sccb, sclp.INCREMENTS_OFFSET, info.memory_size >> shift, 2)
-    _put(sccb, sclp.INCREMENT_SIZE_OFFSET, 1 << (shift - _MIB_SHIFT), 1)
+    _put(sccb, sclp.INCREMENT_SIZE_OFFSET, 1 << (shift - MIB_SHIFT), 1)
     _put(sccb, sclp.CPU_COUNT_OFFSET, info.cpus, 2)
     _put(sccb, sclp.CPU_OFFSET_OFFSET, cpu_offset, 2)
     sccb[sclp.LOADPARM_OFFSET : sclp.LOADPARM_OFFSET + sclp.LOADPARM_SIZE] = info.loadparm

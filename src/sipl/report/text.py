@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from sipl.reasons import Level, Outcome
 
@@ -11,10 +11,14 @@ if TYPE_CHECKING:
 
     from sipl.report.model import ComponentReport, Report
 
+# The device with one of these outcomes is the one that the verdict is about; without any it is about all of them.
+_DECIDES: Final = frozenset({Outcome.HANDS_OVER, Outcome.STOPS, Outcome.UNDECIDED})
+
 
 def verdict(report: Report, command: str) -> str:
     """The one line that counts: what, the answer, in which mode, why."""
-    what = ", ".join(device.path for device in report.devices) or "guest"
+    decided = [device for device in report.devices if device.outcome in _DECIDES]
+    what = ", ".join(device.path for device in decided or report.devices) or "guest"
     answer = _verify_answer(report) if command == "verify" else _boot_answer(report)
     why = f": {report.reason}" if report.reason is not None else ""
     return f"{what}: {answer} in {report.mode} mode{why}"

@@ -61,7 +61,8 @@ def runs_text(runs: Sequence[Run], *, verbose: bool) -> str:
     shown = runs if verbose else runs[:_RUNS_SHOWN]
     parts = [f"{run.block}-{run.block + run.blocks - 1}" if run.blocks > 1 else f"{run.block}" for run in shown]
     more = f" and {len(runs) - len(shown)} more" if len(shown) < len(runs) else ""
-    return f"blocks {', '.join(parts)}{more}" if parts else "no blocks"
+    noun = "block" if len(runs) == 1 and runs[0].blocks == 1 else "blocks"
+    return f"{noun} {', '.join(parts)}{more}" if parts else "no blocks"
 
 
 def signature_text(signature: SignatureView) -> str:

@@ -1,0 +1,130 @@
+"""What the targets start from: small fixtures of the project, things made here, and the shared corpus where it is."""
+
+from __future__ import annotations
+
+import os
+import random
+import struct
+import zlib
+from pathlib import Path
+
+from fuzz.choices import Choices
+from fuzz.disks import OLA, OPSW, PSW, Workshop, make_disk, shared_disks
+from sipl.author import sclab
+
+ROOT = Path(__file__).resolve().parent.parent
+DATA = ROOT / "tests" / "data"
+SHARED = Path(os.environ.get("SIPL_SHARED", ROOT.parent / "shared"))
+MAX_SEED = 40_000
+
+OPTIONS = (
+    "s390-ccw-virtio,secure-boot=on,boot-certs.0.path=a.pem,boot-certs.1.path=/etc/b,,c,loadparm=3",
+    "type=s390-ccw-virtio-9.2,accel=kvm,usb=off,loadparm=PROMPT",
+    "boot-certs.0.path=x,boot-certs.2.path=y",
+    "help",
+    "qemu,sipl=on,sclaf=off,cstore=on",
+    "z16,+sipl,-vx",
+    "512M",
+    "2026-11-23T02:00:00+01:00",
+    "@1795399200",
+)
+
+
+def disks():
+    """Boot records: image behind two bytes that say mode and block size (fuzz.targets.boot_map)."""
+    shop = Workshop()
+    found = []
+    for data in (b"", bytes([0, 5]), bytes([0, 6]), bytes([0, 7]), bytes([3]), bytes([4]), bytes([5])):
+        image, block_size, _ = make_disk(Choices(data), shop)
+        found.append((image, block_size))
+    shared, _ = shared_disks()
+    found += shared[::3]
+    return [
+        bytes([mode, (512, 1024, 2048, 4096).index(block_size)]) + bytes(image)
+        for number, (image, block_size) in enumerate(found)
+        for mode in (number % 4,)
+        if len(image) < MAX_SEED
+    ]
+
+
+def signatures():
+    """PKCS#7 in DER: RSA, elliptic curve, with attributes, whatever tests/data has, and those of the corpus."""
+    shop = Workshop()
+    made = [shop.sign(b"component", name) for name in ("rsa", "ec", "expired")]
+    there = [path.read_bytes() for path in sorted((DATA / "crypto").glob("*.p7s"))]
+    for image, _ in shared_disks()[0]:
+        at = image.find(bytes.fromhex("06092a864886f70d010702")) - 4
+        if at > 0 and image[at : at + 2] == b"\x30\x82":
+            der = image[at : at + 4 + int.from_bytes(image[at + 2 : at + 4], "big")]
+            if der not in there:
+                there.append(der)
+    return made + there
+
+
+def pem_files():
+    there = [path.read_bytes() for path in sorted((DATA / "crypto").glob("*.pem"))]
+    there += [path.read_bytes() for path in sorted((SHARED / "corpus" / "certs").glob("*.pem"))]
+    shop = Workshop()
+    return there + [Path(shop.path(name)).read_bytes() for name in ("rsa", "ec", "usage")]
+
+
+def certificates():
+    from sipl.crypto.pem import PemError, certificate_der
+
+    found = []
+    for pem in pem_files():
+        try:
+            found.append(certificate_der(pem))
+        except PemError:
+            continue
+    return found
+
+
+def components():
+    """Components with a SCLAB, behind eight bytes of load address (fuzz.targets.sclab_rules)."""
+    variants = [
+        {},
+        {"flags": OPSW | OLA, "psw": PSW | 0xA000, "address": 0xA000},
+        {"flags": OLA, "address": 0xA000, "length": 48},
+        {"flags": 0xF000, "stated_length": 0xFFFF},
+        {"magic": b"none"},
+    ]
+    return [
+        struct.pack(">Q", 0xA000) + sclab.overwrite(bytes(96), sclab.build(**variant)) for variant in variants
+    ]
+
+
+def qcow2_images():
+    """Images of version 2 and 3: data, a compressed cluster, a hole, a cluster of zeros, extended L2."""
+    return [_qcow2(2), _qcow2(3), _qcow2(3, extended=True)]
+
+
+def _qcow2(version, extended=False):
+    cluster_bits = 14 if extended else 9
+    cluster = 1 << cluster_bits
+    width = 16 if extended else 8
+    data = random.Random(version).randbytes(cluster)
+    packer = zlib.compressobj(9, zlib.DEFLATED, -12)
+    packed = packer.compress(bytes(range(256)) * (cluster // 256)) + packer.flush()
+    fields = (b"QFI\xfb", version, 0, 0, cluster_bits, 4 * cluster, 0, 1, 3 * cluster, cluster, 1, 0, 0)
+    header = struct.pack(">4sIQIIQIIQQIIQ", *fields)
+    if version == 3:
+        header += struct.pack(">QQQIIQ", 16 if extended else 0, 0, 0, 4, 112, 0)
+    at = 6 * cluster
+    sectors = (at + len(packed) - 1) // 512 - at // 512
+    compressed = 1 << 62 | sectors << (70 - cluster_bits) | at
+    zero = 0 if version == 2 else 1
+    entries = ((5 * cluster | 1 << 63, 0xFFFF_FFFF), (compressed, 0), (0, 0), (0 if extended else zero, 0xFF << 32))
+    table = b"".join(struct.pack(">QQ", *entry)[:width] for entry in entries)
+    parts = (header, struct.pack(">Q", 2 * cluster), b"\0\1" * 7, struct.pack(">Q", 4 * cluster | 1 << 63), table, data)
+    return b"".join(part.ljust(cluster, b"\0") for part in parts) + packed
+
+
+def options():
+    return [text.encode() for text in OPTIONS]
+
+
+def choices():
+    """Decisions: none, and some at random, always the same."""
+    generator = random.Random(2)
+    return [b"", *(generator.randbytes(192) for _ in range(64))]
