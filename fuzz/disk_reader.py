@@ -104,9 +104,5 @@ class DiskReader:
     def content(self, table):
         """All bytes of a component or a signature."""
         bs = self.block_size
-        pieces = []
-        for one in self.segment_tables(table):
-            for slot in self.slots(one):
-                if not slot.link:
-                    pieces.append(bytes(self.image[slot.block * bs : (slot.block + slot.count) * bs]))
-        return b"".join(pieces)
+        slots = (slot for one in self.segment_tables(table) for slot in self.slots(one) if not slot.link)
+        return b"".join(bytes(self.image[slot.block * bs : (slot.block + slot.count) * bs]) for slot in slots)

@@ -21,15 +21,16 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
+
 from sipl.author import sclab
 from sipl.author.boot_record import DiskWriter, Execute, Load
 from sipl.crypto.certificate import Certificate
 from sipl.crypto.signing import load_key, sign_detached
 
 ROOT = Path(__file__).resolve().parent.parent
-ROOT = Path(__file__).resolve().parent.parent
 NOW = 1_795_399_200  # 2026-11-23T02:00:00Z, the time of the shared corpus
 MEMORY = 16 << 20
+LARGE_MEMORY = 3 << 30  # with it the firmware lies at the end of the first 2 GiB, and components may lie behind it
 FIRMWARE = MEMORY - (3 << 20)
 FORBIDDEN_FROM = FIRMWARE - 7 * 4096
 PAGE = 4096
@@ -37,9 +38,18 @@ LOADER, KERNEL, PARAMETERS = 0xA000, 0x10000, 0x9000
 PSW = 0x0008_0000_8000_0000
 OPSW, OLA, NUC, SC = 0x8000, 0x4000, 0x2000, 0x1000
 USAGES = (
-    "digital_signature content_commitment key_encipherment data_encipherment key_agreement key_cert_sign crl_sign "
-    "encipher_only decipher_only"
-).split()
+    "digital_signature",
+    "content_commitment",
+    "key_encipherment",
+    "data_encipherment",
+    "key_agreement",
+    "key_cert_sign",
+    "crl_sign",
+    "encipher_only",
+    "decipher_only",
+)
+
+SPARE = 6144  # bytes of blocks behind what a disk of the corpus holds, to point to
 
 # Name: key, first year, last year, key usage. What the store has and may use is `rsa` and `ec`.
 SIGNERS = {
@@ -145,9 +155,37 @@ def interesting_address(choices, ranges):
     """An address that something may go wrong at; `ranges` are those of the components (start, end)."""
     start, end = choices.pick(ranges) if ranges else (LOADER, LOADER + PAGE)
     size = end - start
-    edges = (0, 0x200, 0x2000, PARAMETERS, LOADER, KERNEL, FORBIDDEN_FROM, FIRMWARE, FIRMWARE + 0x11000, MEMORY, 1 << 31)
+    edges = (
+        0,
+        0x200,
+        0x2000,
+        PARAMETERS,
+        LOADER,
+        KERNEL,
+        FORBIDDEN_FROM,
+        FIRMWARE,
+        FIRMWARE + 0x11000,
+        MEMORY,
+        1 << 31,
+    )
     around = (start, end, end - 1, end - 512, start + size // 2, start - 512, start - 1, start - size, start + 1)
-    other = (0x14, 0xB8, 0xCC, 0x1E00, 0x1FFF, FIRMWARE + 0x10000, FIRMWARE + 0x40000, 1 << 32, 1 << 63, (1 << 64) - 512)
+    large = (1 << 31) - (3 << 20)
+    other = (
+        1 << 31,
+        large - 7 * 4096,
+        large + 0x11000,
+        LARGE_MEMORY - size,
+        0x14,
+        0xB8,
+        0xCC,
+        0x1E00,
+        0x1FFF,
+        FIRMWARE + 0x10000,
+        FIRMWARE + 0x40000,
+        1 << 32,
+        1 << 63,
+        (1 << 64) - 512,
+    )
     kind = choices.below(8)
     if kind < 4:
         address = choices.pick(around)

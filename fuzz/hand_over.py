@@ -105,6 +105,8 @@ class Checker:
                 raise Violation("c", f"a list of the report has type {kind}, length {size}, indicators {indicators:#x}")
             found[kind] = body[at + 16 : at + size]
             at += size
+        if at != length:
+            raise Violation("c", "the report goes on behind its lists")
         if set(found) != {COMPONENTS, CERTIFICATES} or len(found[COMPONENTS]) % 32 or len(found[CERTIFICATES]) % 16:
             raise Violation("c", f"the report has the lists {sorted(found)}")
         entries = [ReportEntry(*fields) for fields in struct.iter_unpack(">QQB5xHI4x", found[COMPONENTS])]

@@ -34,7 +34,7 @@ class Mutant:
         return self.choices.pick(entries) if entries else None
 
     def put(self, offset, fmt, *values):
-        if 0 <= offset and offset + struct.calcsize(fmt) <= len(self.image):
+        if offset >= 0 and offset + struct.calcsize(fmt) <= len(self.image):
             struct.pack_into(fmt, self.image, offset, *values)
 
     def move(self, source, target, length):
@@ -213,7 +213,9 @@ def _split(mutant):
     link = 0
     for start in reversed(range(0, len(blocks), room)):
         part = b"".join(struct.pack(">QHH4x", block, mutant.block_size, 0) for block in blocks[start : start + room])
-        link = mutant.append(part.ljust(room * 16, b"\0") + struct.pack(">QHH4x", link, mutant.block_size if link else 0, 0))
+        link = mutant.append(
+            part.ljust(room * 16, b"\0") + struct.pack(">QHH4x", link, mutant.block_size if link else 0, 0)
+        )
     mutant.put(entry.offset, ">Q", link)
 
 

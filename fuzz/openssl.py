@@ -1,8 +1,8 @@
 """OpenSSL's libcrypto as a verifier of its own: nothing of `sipl.crypto` or `cryptography` has a part in it.
 
 `LibCrypto.signed_by` first asks CMS_verify, with the certificate in question set as that of every signer. Where this
-says no it looks at each signer alone: CMS_verify wants all signers to have signed, and the digests to be announced
-in the outer set, which says nothing about who signed what.
+says no, each signer is looked at alone, and only what the signature is made of: CMS_verify wants all signers to have
+signed, digests to be announced in the outer set, names to be of known types, which says nothing about who signed what.
 """
 
 from __future__ import annotations
@@ -10,12 +10,14 @@ from __future__ import annotations
 import ctypes
 import ctypes.util
 import hashlib
+from typing import NamedTuple
 
 CMS_BINARY = 0x80
 CMS_NO_SIGNER_CERT_VERIFY = 0x20
 KU_DIGITAL_SIGNATURE = 0x80
-NID_MESSAGE_DIGEST = 51
-V_ASN1_OCTET_STRING = 4
+MESSAGE_DIGEST = bytes.fromhex("06092a864886f70d010904")
+ATTRIBUTES = 0xA0
+OCTETS = b"\x04"
 MAX_CACHED = 20_000
 
 _P = ctypes.c_void_p
@@ -31,25 +33,18 @@ _FUNCTIONS = {
     "CMS_ContentInfo_free": (None, [_P]),
     "CMS_get0_SignerInfos": (_P, [_P]),
     "CMS_SignerInfo_set1_signer_cert": (None, [_P, _P]),
-    "CMS_SignerInfo_get0_algs": (None, [_P, _P, _P, _P, _P]),
-    "CMS_SignerInfo_get0_signature": (_P, [_P]),
-    "CMS_SignerInfo_verify": (_I, [_P]),
-    "CMS_signed_get_attr_count": (_I, [_P]),
-    "CMS_signed_get0_data_by_OBJ": (_P, [_P, _P, _I, _I]),
     "CMS_verify": (_I, [_P, _P, _P, _P, _P, ctypes.c_uint]),
     "OPENSSL_sk_num": (_I, [_P]),
     "OPENSSL_sk_value": (_P, [_P, _I]),
-    "OBJ_nid2obj": (_P, [_I]),
+    "d2i_ASN1_OBJECT": (_P, [_P, ctypes.POINTER(ctypes.c_char_p), _L]),
+    "ASN1_OBJECT_free": (None, [_P]),
     "OBJ_obj2nid": (_I, [_P]),
     "OBJ_nid2sn": (ctypes.c_char_p, [_I]),
-    "X509_ALGOR_get0": (None, [_P, _P, _P, _P]),
     "X509_get0_pubkey": (_P, [_P]),
     "X509_get0_notBefore": (_P, [_P]),
     "X509_get0_notAfter": (_P, [_P]),
     "X509_get_key_usage": (ctypes.c_uint32, [_P]),
     "X509_cmp_time": (_I, [_P, ctypes.POINTER(_L)]),
-    "ASN1_STRING_get0_data": (_P, [_P]),
-    "ASN1_STRING_length": (_I, [_P]),
     "EVP_get_digestbyname": (_P, [ctypes.c_char_p]),
     "EVP_Digest": (_I, [ctypes.c_char_p, _Z, _P, _P, _P, _P]),
     "EVP_PKEY_CTX_new": (_P, [_P, _P]),
@@ -125,69 +120,124 @@ class LibCrypto:
 
     def whole(self, content, signature, certificate):
         """What CMS_verify says, all signers taken together."""
-        return self._with_signers(signature, lambda cms, signers: self._whole(cms, signers, content, certificate))
-
-    def _ask(self, content, signature, certificate):
-        if self.whole(content, signature, certificate):
-            return True
-        alone = self._with_signers(
-            signature, lambda _, signers: any(self._alone(signer, content, certificate) for signer in signers)
-        )
-        self.only_alone += alone
-        return alone
-
-    def _with_signers(self, signature, use):
         lib = self._lib
         at = ctypes.c_char_p(signature)
         cms = lib.d2i_CMS_ContentInfo(None, ctypes.byref(at), len(signature))
         if not cms:
             return False
-        try:
-            stack = lib.CMS_get0_SignerInfos(cms)
-            signers = [lib.OPENSSL_sk_value(stack, i) for i in range(lib.OPENSSL_sk_num(stack))] if stack else []
-            return bool(signers) and use(cms, signers)
-        finally:
-            lib.CMS_ContentInfo_free(cms)
-
-    def _whole(self, cms, signers, content, certificate):
-        lib = self._lib
-        for signer in signers:
-            lib.CMS_SignerInfo_set1_signer_cert(signer, certificate.handle)
         bio = lib.BIO_new_mem_buf(content, len(content))
         try:
+            stack = lib.CMS_get0_SignerInfos(cms)
+            for number in range(lib.OPENSSL_sk_num(stack) if stack else 0):
+                lib.CMS_SignerInfo_set1_signer_cert(lib.OPENSSL_sk_value(stack, number), certificate.handle)
             return lib.CMS_verify(cms, None, None, bio, None, CMS_BINARY | CMS_NO_SIGNER_CERT_VERIFY) == 1
         finally:
             lib.BIO_free(bio)
+            lib.CMS_ContentInfo_free(cms)
+
+    def _ask(self, content, signature, certificate):
+        if self.whole(content, signature, certificate):
+            return True
+        alone = any(self._alone(signer, content, certificate) for signer in signers_of(signature))
+        self.only_alone += alone
+        return alone
 
     def _alone(self, signer, content, certificate):
-        lib = self._lib
-        lib.CMS_SignerInfo_set1_signer_cert(signer, certificate.handle)
-        algorithm, identifier = _P(), _P()
-        lib.CMS_SignerInfo_get0_algs(signer, None, None, ctypes.byref(algorithm), None)
-        lib.X509_ALGOR_get0(ctypes.byref(identifier), None, None, algorithm)
-        method = lib.EVP_get_digestbyname(lib.OBJ_nid2sn(lib.OBJ_obj2nid(identifier)))
+        """Did the key make this signature? `signer` is one of `signers_of`."""
+        method = self._method(signer.digest)
         if not method:
             return False
-        room = ctypes.create_string_buffer(64)
-        length = ctypes.c_uint()
-        lib.EVP_Digest(content, len(content), room, ctypes.byref(length), method, None)
-        digest = room.raw[: length.value]
-        if lib.CMS_signed_get_attr_count(signer) > 0:
-            found = lib.CMS_signed_get0_data_by_OBJ(
-                signer, lib.OBJ_nid2obj(NID_MESSAGE_DIGEST), -3, V_ASN1_OCTET_STRING
-            )
-            return bool(found) and self._octets(found) == digest and lib.CMS_SignerInfo_verify(signer) == 1
-        signature = self._octets(lib.CMS_SignerInfo_get0_signature(signer))
+        digest = self._digest(method, content)
+        if signer.attributes is not None:
+            if signer.attributes.get(MESSAGE_DIGEST) != OCTETS + bytes([len(digest)]) + digest:
+                return False
+            digest = self._digest(method, signer.signed)
+        lib = self._lib
         context = lib.EVP_PKEY_CTX_new(lib.X509_get0_pubkey(certificate.handle), None)
         try:
             return (
                 lib.EVP_PKEY_verify_init(context) == 1
                 and lib.EVP_PKEY_CTX_set_signature_md(context, method) == 1
-                and lib.EVP_PKEY_verify(context, signature, len(signature), digest, len(digest)) == 1
+                and lib.EVP_PKEY_verify(context, signer.signature, len(signer.signature), digest, len(digest)) == 1
             )
         finally:
             lib.EVP_PKEY_CTX_free(context)
 
-    def _octets(self, string):
-        data = self._lib.ASN1_STRING_get0_data(string)
-        return ctypes.string_at(data, self._lib.ASN1_STRING_length(string)) if data else b""
+    def _method(self, identifier):
+        """The digest that a DER object identifier names."""
+        lib = self._lib
+        at = ctypes.c_char_p(identifier)
+        found = lib.d2i_ASN1_OBJECT(None, ctypes.byref(at), len(identifier))
+        if not found:
+            return None
+        try:
+            return lib.EVP_get_digestbyname(lib.OBJ_nid2sn(lib.OBJ_obj2nid(found)))
+        finally:
+            lib.ASN1_OBJECT_free(found)
+
+    def _digest(self, method, data):
+        room = ctypes.create_string_buffer(64)
+        length = ctypes.c_uint()
+        self._lib.EVP_Digest(data, len(data), room, ctypes.byref(length), method, None)
+        return room.raw[: length.value]
+
+
+class Signer(NamedTuple):
+    """Of a SignerInfo: the digest's identifier (DER), its attributes, what is signed for them, the signature."""
+
+    digest: bytes
+    attributes: dict | None
+    signed: bytes
+    signature: bytes
+
+
+def signers_of(der):
+    """All signers of a PKCS#7 in definite lengths, whatever lies around them; none where there is no such thing."""
+    try:
+        _, wrapped = _elements(_elements(der)[0].content)
+        data = _elements(_elements(wrapped.content)[0].content)
+        return [_signer(_elements(element.content)) for element in _elements(data[-1].content)]
+    except (IndexError, ValueError):
+        return []
+
+
+def _signer(fields):
+    digest = _elements(fields[2].content)[0].whole
+    if fields[3].tag != ATTRIBUTES:
+        return Signer(digest, None, b"", fields[4].content)
+    elements = _elements(fields[3].content)
+    attributes = {}
+    for element in elements:
+        kind, values = _elements(element.content)
+        attributes[kind.whole] = values.content
+    # The signature is over the set in DER order, with the tag of a set.
+    body = b"".join(sorted(element.whole for element in elements))
+    length = len(body).to_bytes(2, "big")
+    short = bytes([len(body)]) if len(body) < 0x80 else b"\x81" + length[1:] if len(body) < 0x100 else b"\x82" + length
+    return Signer(digest, attributes, b"\x31" + short + body, fields[5].content)
+
+
+class Element(NamedTuple):
+    tag: int
+    content: bytes
+    whole: bytes
+
+
+def _elements(data):
+    """The DER elements that follow each other in `data`."""
+    found = []
+    at = 0
+    while at < len(data):
+        start = at
+        tag = data[at]
+        length = data[at + 1]
+        at += 2
+        if length & 0x80:
+            octets = length & 0x7F
+            length = int.from_bytes(data[at : at + octets], "big")
+            at += octets
+        if at + length > len(data):
+            raise ValueError("an element goes on behind its end")
+        found.append(Element(tag, data[at : at + length], data[start : at + length]))
+        at += length
+    return found

@@ -14,7 +14,6 @@ import os
 import pkgutil
 import random
 import re
-import shutil
 import subprocess
 import sys
 import tempfile
@@ -65,7 +64,7 @@ def drive_plain(target, seconds, executions, seed, keep):
         found = None
         try:
             target.function(data)
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001 (whatever is raised is a finding)
             last = traceback.extract_tb(error.__traceback__)[-1]
             found = (f"{type(error).__name__} at {Path(last.filename).name}:{last.lineno}", traceback.format_exc())
         done += 1
@@ -126,7 +125,7 @@ def drive_guided(name, seconds, executions, seed, keep):
         corpus = Path(folder, "corpus")
         corpus.mkdir()
         bound = [f"-runs={executions}"] if executions else [f"-max_total_time={seconds}"]
-        limits = [f"-timeout={SLOWEST}", f"-rss_limit_mb={MOST_MEMORY}", f"-max_len={LONGEST}", f"-seed={seed}"]
+        limits = [f"-timeout={SLOWEST}", f"-rss_limit_mb={MOST_MEMORY}", f"-seed={seed}", "-len_control=0"]
         command = [sys.executable, __file__, "--guided", name, str(notes), str(corpus), *bound, *limits]
         command += [f"-artifact_prefix={keep}{os.sep}", "-print_final_stats=1", "-verbosity=1", str(corpus)]
         start = time.monotonic()
@@ -152,9 +151,9 @@ def guided(name, notes, corpus, arguments):
 
     with atheris.instrument_imports(include=["sipl"]):
         import_sipl()
-    from fuzz.targets import TARGETS as targets
+    from fuzz import targets
 
-    target = targets[name]
+    target = targets.TARGETS[name]
     for number, seed in enumerate(target.seeds()):
         Path(corpus, f"seed{number}").write_bytes(seed)
     done = 0
@@ -166,7 +165,8 @@ def guided(name, notes, corpus, arguments):
         if done % WRITE_EVERY == 0:
             Path(notes).write_text(f"{done}\n{target.summary()}")
 
-    atheris.Setup([name, *arguments], one)
+    # libFuzzer would spend its changes on bytes that decide nothing.
+    atheris.Setup([name, f"-max_len={target.fresh or LONGEST}", *arguments], one)
     atheris.Fuzz()
 
 
@@ -193,10 +193,10 @@ def main(arguments):
             parser.error(f"there is no target {name}; choose from {', '.join(TARGETS)}")
     names = options.targets or TARGETS
     if options.reproduce is not None:
-        from fuzz.targets import TARGETS as targets
+        from fuzz import targets
 
         for name in names:
-            targets[name].function(options.reproduce.read_bytes())
+            targets.TARGETS[name].function(options.reproduce.read_bytes())
         print("nothing was found")
         return 0
     plain = options.plain or importlib.util.find_spec("atheris") is None
@@ -211,9 +211,9 @@ def run(names, plain, options):
     for name in names:
         bounds = (options.seconds, options.executions, options.seed & 0x7FFF_FFFF, options.keep / name)
         if plain:
-            from fuzz.targets import TARGETS as targets
+            from fuzz import targets
 
-            result = drive_plain(targets[name], *bounds)
+            result = drive_plain(targets.TARGETS[name], *bounds)
         else:
             result = drive_guided(name, *bounds)
         total += result.executions

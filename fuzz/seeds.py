@@ -89,9 +89,7 @@ def components():
         {"flags": 0xF000, "stated_length": 0xFFFF},
         {"magic": b"none"},
     ]
-    return [
-        struct.pack(">Q", 0xA000) + sclab.overwrite(bytes(96), sclab.build(**variant)) for variant in variants
-    ]
+    return [struct.pack(">Q", 0xA000) + sclab.overwrite(bytes(96), sclab.build(**variant)) for variant in variants]
 
 
 def qcow2_images():
@@ -127,4 +125,4 @@ def options():
 def choices():
     """Decisions: none, and some at random, always the same."""
     generator = random.Random(2)
-    return [b"", *(generator.randbytes(192) for _ in range(64))]
+    return [b"", *(generator.randbytes(generator.randrange(16, 64)) for _ in range(255))]

@@ -116,10 +116,7 @@ def boot_map(data):
         secure_boot=number == 0, boot_certs=() if number == 2 else place.certificates, memory=MEMORY
     )
     settings = Settings(machine=machine, at=NOW)
-    if number == 3:
-        report = sipl.ipl.verify(disk, settings)
-    else:
-        report = sipl.ipl.boot([disk], settings)
+    report = sipl.ipl.verify(disk, settings) if number == 3 else sipl.ipl.boot([disk], settings)
     _check_json(report)
     try:
         sipl.inspection.inspect(disk)
@@ -248,7 +245,7 @@ class _Storage:
 
     def load(self, address, length):
         start = address - self._address
-        assert 0 <= start and start + length <= len(self._data), "a read outside the component"
+        assert start >= 0 and start + length <= len(self._data), "a read outside the component"
         return self._data[start : start + length]
 
 
@@ -307,9 +304,7 @@ def report(data):
         components.append(component)
     psw = ReportComponent(choices.below(1 << 64), 0, 0, 0, choices.below(1 << 32)) if choices.chance(128) else None
     indicators = choices.below(1 << 16)
-    certificates = [
-        CertificateEntry(choices.below(1 << 64), choices.below(1 << 64)) for _ in range(choices.below(66))
-    ]
+    certificates = [CertificateEntry(choices.below(1 << 64), choices.below(1 << 64)) for _ in range(choices.below(66))]
     try:
         block = build_report(components, psw, indicators, certificates)
     except FirmwareFault:

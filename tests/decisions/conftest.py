@@ -11,7 +11,7 @@ from sipl.disk.block_device import BlockDevice
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "lab"))
 
-import ipl_lab  # noqa: E402 -- pytest's importlib mode puts nothing on the path
+import ipl_lab
 
 
 @pytest.fixture(scope="session")

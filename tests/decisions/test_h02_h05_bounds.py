@@ -158,7 +158,7 @@ def test_h03_length_field_over_4096(lab, length):
 
 
 def test_h03_a_former_signature_does_not_complete_one(lab):
-    """The same component twice, the second time with only the first block of its signature: the rest is in the buffer."""
+    """The same component twice, the second time with half of its signature: the other half is still in the buffer."""
     data = kernel_bytes()
     signer = lab.signers.make("rsa3072", signing.generate_key("rsa3072"))
     signature = signer.sign(data)

@@ -31,7 +31,16 @@ def stage3(lab):
     """Builds a program as zipl writes it; named fields of stage3's parameters and parts of the program are changed."""
     kernel = lab.kernel()
 
-    def build(by="A", size=STAGE3_SIZE, at=LOADER, psw=PSW, loader_flags=GLOBAL, parts=None, parameters_at=PARAMETERS, **fields):
+    def build(
+        by="A",
+        size=STAGE3_SIZE,
+        at=LOADER,
+        psw=PSW,
+        loader_flags=GLOBAL,
+        parts=None,
+        parameters_at=PARAMETERS,
+        **fields,
+    ):
         used = (parts or {}).get("kernel", kernel)
         file_length = len(kernel.data) + len(kernel.signature) + TRAILER
         if used is not None and used.signature is not None:
@@ -47,8 +56,17 @@ def stage3(lab):
             "environment": 0xFFFFFFFFFFFFFFFF,
         } | fields
         data = struct.pack(">10Q", *(values.get(name, 0) for name in FIELDS))
-        loader = lab.loader(size=size, at=at, by=by, flags=loader_flags, address=at if loader_flags & 0x4000 else 0, psw=psw if loader_flags & 0x8000 else 0)
-        chosen = {"heap": None, "loader": loader, "parameters": Load(parameters_at, data), "kernel": kernel} | (parts or {})
+        loader = lab.loader(
+            size=size,
+            at=at,
+            by=by,
+            flags=loader_flags,
+            address=at if loader_flags & 0x4000 else 0,
+            psw=psw if loader_flags & 0x8000 else 0,
+        )
+        chosen = {"heap": None, "loader": loader, "parameters": Load(parameters_at, data), "kernel": kernel} | (
+            parts or {}
+        )
         return lab.program(psw=psw, **chosen)
 
     return build

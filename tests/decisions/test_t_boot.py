@@ -209,7 +209,7 @@ def test_t11_everything_that_the_firmware_keeps_is_out_of_reach(lab, monkeypatch
     assert verdict(report) == HANDS_OVER
     assert len(seen) == 3 + 2 * 2
     assert all(FORBIDDEN_START <= address <= MEMORY for address in seen)
-    outside = [(first, end) for first, end in stored if not (FORBIDDEN_START <= first and end <= MEMORY)]
+    outside = [(first, end) for first, end in stored if not (first >= FORBIDDEN_START and end <= MEMORY)]
     assert outside
     assert all(end <= 0x200 for _, end in outside)
 

@@ -9,7 +9,7 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "lab"))
 
-import ipl_lab  # noqa: E402 -- pytest's importlib mode puts nothing on the path
+import ipl_lab
 
 
 @pytest.fixture(scope="session")

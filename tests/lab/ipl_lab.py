@@ -48,7 +48,7 @@ ALL_ONES = b"\xff" * 4
 
 def code(size: int, seed: int) -> bytes:
     """Bytes that repeat nowhere within a component and differ between components."""
-    return b"".join(struct.pack(">HH", seed, n) for n in range(size // 4 + 1))[:size]
+    return b"".join(struct.pack(">I", (seed << 16) + n) for n in range(size // 4 + 1))[:size]
 
 
 class Signer:

@@ -253,6 +253,14 @@ def test_the_lowest_certificate_with_the_right_key_wins(loaded, entry, request_b
     assert result(guest) == (2, len(entry("good").certificate.der))
 
 
+def test_it_wins_although_the_signature_names_another_one(loaded, entry, request_block):
+    """The signature names good.pem; usage-signature.pem has the same key. Who is named does not matter."""
+    guest = loaded([entry("p521"), entry("usage-signature"), entry("good")])
+    guest.put(BLOCK, request_block())
+    assert guest.call(DIAGNOSE, VERIFY, BLOCK) == OK
+    assert result(guest) == (1, len(entry("usage-signature").certificate.der))
+
+
 def test_the_last_of_64_certificates(loaded, entry, request_block):
     guest = loaded([entry("p521")] * 63 + [entry("good")])
     guest.put(BLOCK, request_block())
@@ -383,7 +391,9 @@ def many(entry):
 def test_h7_each_digest_of_a_component_is_computed_once(guest_with, svb, many, monkeypatch, digest, certificates, good):
     store, key = many
     component = hashlib.shake_256(b"component").digest(100_000)
-    signature = signing.sign_detached(component, key, store[-1].certificate, digest)
+    # The signer is not in the store under this name, so that each key is tried.
+    signer = Certificate.from_pem(signing.self_signed(key, "not in the store", 1767225600, 2082758400))
+    signature = signing.sign_detached(component, key, signer, digest)
     guest = guest_with(store[64 - certificates :])
     guest.put(LARGE, component)
     guest.put(SIGNATURE, signature)
@@ -408,11 +418,15 @@ def test_h7_each_digest_of_a_component_is_computed_once(guest_with, svb, many, m
     assert list(guest.machine.verifications[0].digests) == [digest]
 
 
-def test_h7_no_key_ever_sees_the_component(guest_with, svb, many, monkeypatch):
+@pytest.mark.parametrize("named", [True, False])
+def test_h7_no_key_ever_sees_the_component(guest_with, svb, many, monkeypatch, named):
     """Verification by key gets the digest: nothing below it can hash the component again."""
     store, key = many
     component = bytes(100_000)
-    signature = signing.sign_detached(component, key, store[-1].certificate)
+    signer = store[-1].certificate
+    if not named:
+        signer = Certificate.from_pem(signing.self_signed(key, "not in the store", 1767225600, 2082758400))
+    signature = signing.sign_detached(component, key, signer)
     seen = []
     real = keys.EcKey.verify
 
@@ -427,4 +441,5 @@ def test_h7_no_key_ever_sees_the_component(guest_with, svb, many, monkeypatch):
     guest.put(BLOCK, svb((LARGE, len(component)), (SIGNATURE, len(signature))))
     assert guest.call(DIAGNOSE, VERIFY, BLOCK) == OK
     assert result(guest)[0] == 63
-    assert seen == [hashlib.sha256(component).digest()] * 64
+    assert len(seen) == (1 if named else 64)
+    assert set(seen) == {hashlib.sha256(component).digest()}

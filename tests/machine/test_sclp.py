@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from sipl.machine.interruption import ProgramInterruption
 from sipl.machine.memory import increment_shift
 
 READ, READ_FORCED = 0x00020001, 0x00120001
@@ -28,7 +29,7 @@ def service(guest_with):
         guest.put(at, block)
         try:
             guest.machine.execute_service_call(guest.cpu, command, at)
-        except Exception as error:
+        except ProgramInterruption as error:
             return error.code
         return guest.get(at, length or len(block))
 
@@ -46,7 +47,7 @@ def response(block):
 def test_problem_state_comes_before_everything(guest_with, codes, at):
     guest = guest_with()
     guest.cpu.problem_state = True
-    with pytest.raises(Exception, match="privileged") as caught:
+    with pytest.raises(ProgramInterruption, match="privileged") as caught:
         guest.machine.execute_service_call(guest.cpu, READ, at)
     assert caught.value.code == codes.privileged
 
@@ -54,7 +55,7 @@ def test_problem_state_comes_before_everything(guest_with, codes, at):
 @pytest.mark.parametrize("at", [MEMORY - 7, MEMORY, MEMORY + 4, (1 << 31) + AT, (1 << 64) - 8])
 def test_a_block_outside_memory(guest_with, codes, at):
     guest = guest_with()
-    with pytest.raises(Exception, match="addressing") as caught:
+    with pytest.raises(ProgramInterruption, match="addressing") as caught:
         guest.machine.execute_service_call(guest.cpu, READ, at)
     assert caught.value.code == codes.addressing
 
@@ -73,7 +74,7 @@ def test_a_misplaced_block(guest_with, service, codes, at):
 
 def test_a_block_above_2_gib_is_misplaced(guest_with, codes):
     guest = guest_with(memory=4 << 30)
-    with pytest.raises(Exception, match="specification") as caught:
+    with pytest.raises(ProgramInterruption, match="specification") as caught:
         guest.machine.execute_service_call(guest.cpu, READ, (2 << 30) + AT)
     assert caught.value.code == codes.specification
     guest.put((2 << 30) - 4096, sccb(4096))

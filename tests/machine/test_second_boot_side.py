@@ -181,8 +181,7 @@ def test_demo_without_a_certificate(compare, demo):
 
 
 def test_demo_with_a_flipped_byte(compare, demo, changed):
-    at = offset_of(demo, "GUEST-DONE".encode("cp037")) if False else offset_of(demo, b"GUEST-DONE")
-    tiny = compare([changed(at, b"h")], audit([demo.certificate], 128 << 20))
+    tiny = compare([changed(offset_of(demo, b"GUEST-DONE"), b"h")], audit([demo.certificate], 128 << 20))
     assert addresses(tiny)[0xA000] == (True, True)
     assert addresses(tiny)[0x10000] == (True, False)
 

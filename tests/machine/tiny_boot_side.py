@@ -1,6 +1,6 @@
 """A second boot side, for tests: loads what a zipl disk names and has it verified, by DIAGNOSE and SCLP alone.
 
-It shares no code with `sipl.firmware` or `sipl.layout`, and knows nothing of SCLABs, PSWs, reports and menus: it answers
+It shares no code with `sipl.firmware` or `sipl.layout`, and knows nothing of SCLABs, PSWs, reports and menus: it tells
 what lies where after loading, and which certificate the machine says verified it. `Machine.find_device` and
 `Machine.read_blocks` stand in for the channel subsystem.
 """
@@ -141,10 +141,8 @@ class TinyBootSide:
         entry = self._get(block + 64, used - 64)
         if (stored, remaining, len(entry) >= 192 and entry[4]) != (1, 0, 0x80):
             raise NextDevice
-        der_length, at = struct.unpack(">I8xH", entry[84:90] + entry[90:96] + entry[98:100])
-        der_length = struct.unpack_from(">I", entry, 84)[0]
+        der_length, at = struct.unpack_from(">I10xH", entry, 84)
         assert der_length == length
-        assert at == 192
         return entry[at : at + der_length]
 
     # The disk
@@ -220,7 +218,9 @@ class TinyBootSide:
             if table in seen:
                 raise NextDevice
             seen.add(table)
-            slots = [struct.unpack_from(">QHH", self._block(table) + b"\xaa" * 32, at) for at in range(0, size + 32, 16)]
+            slots = [
+                struct.unpack_from(">QHH", self._block(table) + b"\xaa" * 32, at) for at in range(0, size + 32, 16)
+            ]
             table = None
             for number, (block, block_size, more) in enumerate(slots):
                 if not block:

@@ -11,6 +11,8 @@ from typing import Final
 from sipl.errors import UsageError
 from sipl.machine.interruption import ProgramCode, ProgramInterruption
 
+MIB_SHIFT: Final = 20
+MAX_INCREMENTS: Final = 1020  # how many storage increments a machine has at most
 # Linux on these processors; Python names the flag from 3.13 on only.
 _NO_RESERVE_ON: Final = frozenset({"aarch64", "i686", "riscv64", "s390x", "x86_64"})
 _NO_RESERVE: Final = 0x4000
@@ -21,10 +23,6 @@ def _map_flags() -> int:
     flags = getattr(mmap, "MAP_PRIVATE", 0) | getattr(mmap, "MAP_ANONYMOUS", 0)
     known = _NO_RESERVE if sys.platform == "linux" and os.uname().machine in _NO_RESERVE_ON else 0
     return flags | getattr(mmap, "MAP_NORESERVE", known) if flags else 0
-
-
-MIB_SHIFT: Final = 20
-MAX_INCREMENTS: Final = 1020  # how many storage increments a machine has at most
 
 
 def increment_shift(memory_size: int) -> int:

@@ -1,0 +1,190 @@
+"""Every field lies where the format pages say: offsets and widths written down once more, by hand."""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+
+import pytest
+
+import sipl.layout
+from sipl.layout import boot_record, diag320, diag508, iirb, iplb, module_signature, record, sclab, sclp, stage3
+from sipl.layout.record import pack, size_of, unpack
+
+# record: (size, {field: (offset, width)})
+RECORDS = {
+    boot_record.BlockPointer: (16, {"block": (0, 8), "size": (8, 2), "count_less_one": (10, 2)}),
+    boot_record.BootRecord: (32, {"magic": (0, 4), "version": (4, 4), "program_table": (16, 16)}),
+    boot_record.ProgramTableHeader: (16, {"magic": (0, 4)}),
+    boot_record.ComponentTableHeader: (32, {"magic": (0, 4), "type": (4, 1)}),
+    boot_record.ComponentEntry: (32, {"segment_table": (0, 16), "type": (23, 1), "value": (24, 8)}),
+    boot_record.SignatureInfo: (8, {"format": (0, 1), "length": (4, 4)}),
+    sclab.SclabLocator: (8, {"length": (2, 2), "magic": (4, 4)}),
+    sclab.Sclab: (24, {"format": (0, 1), "flags": (2, 2), "load_psw": (8, 8), "load_address": (16, 8)}),
+    iirb.ReportHeader: (16, {"length": (0, 4), "flags": (4, 1)}),
+    iirb.ReportBlockHeader: (16, {"length": (0, 4), "type": (4, 1), "error_indicators": (8, 2)}),
+    iirb.CertificateEntry: (16, {"address": (0, 8), "length": (8, 8)}),
+    iirb.ReportComponent: (
+        32,
+        {
+            "address": (0, 8),
+            "length": (8, 8),
+            "flags": (16, 1),
+            "certificate_index": (22, 2),
+            "error_indicators": (24, 4),
+        },
+    ),
+    iplb.IplbHeader: (
+        24,
+        {
+            "length": (0, 4),
+            "flags": (4, 1),
+            "version": (7, 1),
+            "block0_length": (8, 4),
+            "type": (12, 1),
+            "block0_flags": (13, 1),
+            "loadparm": (16, 8),
+        },
+    ),
+    # behind the header of 24 bytes
+    iplb.CcwBlock: (88, {"ssid": (109 - 24, 1), "devno": (110 - 24, 2)}),
+    iplb.QemuScsiBlock: (
+        88,
+        {"lun": (0, 4), "target": (4, 2), "channel": (6, 2), "ssid": (109 - 24, 1), "devno": (110 - 24, 2)},
+    ),
+    iplb.QiplParameters: (
+        28,
+        {
+            "flags": (0, 1),
+            "boot_position": (1, 1),
+            "menu_timeout": (12, 4),
+            "chain_length": (18, 2),
+            "next_iplb": (20, 8),
+        },
+    ),
+    diag320.Vcssb: (
+        128,
+        {
+            "length": (0, 4),
+            "version": (7, 1),
+            "total_certificates": (32, 2),
+            "max_certificates": (34, 2),
+            "max_single_vcb_length": (80, 4),
+            "total_vcb_length": (84, 4),
+        },
+    ),
+    diag320.VcbHeader: (
+        64,
+        {
+            "input_length": (0, 4),
+            "first_index": (8, 2),
+            "last_index": (10, 2),
+            "output_length": (32, 4),
+            "stored": (40, 2),
+            "remaining": (42, 2),
+        },
+    ),
+    diag320.VceHeader: (
+        128,
+        {
+            "length": (0, 4),
+            "flags": (4, 1),
+            "key_type": (5, 1),
+            "certificate_index": (6, 2),
+            "name": (8, 64),
+            "format": (72, 1),
+            "key_id_length": (74, 2),
+            "hash_type": (77, 1),
+            "hash_length": (78, 2),
+            "certificate_length": (84, 4),
+            "hash_offset": (96, 2),
+            "certificate_offset": (98, 2),
+        },
+    ),
+    diag508.Svb: (
+        64,
+        {
+            "length": (0, 4),
+            "version": (7, 1),
+            "certificate_index": (16, 1),
+            "certificate_length": (24, 8),
+            "component_length": (32, 8),
+            "component_address": (40, 8),
+            "signature_length": (48, 8),
+            "signature_address": (56, 8),
+        },
+    ),
+    sclp.SccbHeader: (8, {"length": (0, 2), "function_code": (2, 1), "response_code": (6, 2)}),
+    stage3.Stage3Parameters: (
+        80,
+        {
+            "parmline_address": (0, 8),
+            "initrd_address": (8, 8),
+            "initrd_length": (16, 8),
+            "kernel_psw": (24, 8),
+            "extra_parameters": (32, 8),
+            "flags": (40, 8),
+            "kernel_length": (48, 8),
+            "kernel_address": (56, 8),
+            "environment_address": (64, 8),
+            "environment_length": (72, 8),
+        },
+    ),
+    module_signature.ModuleSignature: (
+        12,
+        {
+            "algorithm": (0, 1),
+            "hash": (1, 1),
+            "id_type": (2, 1),
+            "signer_length": (3, 1),
+            "key_id_length": (4, 1),
+            "signature_length": (8, 4),
+        },
+    ),
+}
+
+
+@pytest.mark.parametrize("cls", RECORDS, ids=lambda cls: cls.__name__)
+def test_size(cls):
+    assert size_of(cls) == RECORDS[cls][0]
+
+
+@pytest.mark.parametrize("cls", RECORDS, ids=lambda cls: cls.__name__)
+def test_offsets(cls):
+    size, fields = RECORDS[cls]
+    zero = unpack(cls, bytes(size))
+    for name, (offset, width) in fields.items():
+        mark = bytes(range(1, width + 1))
+        data = bytes(offset) + mark + bytes(size - offset - width)
+        expected = mark if isinstance(getattr(zero, name), bytes) else int.from_bytes(mark, "big")
+        assert unpack(cls, data) == zero._replace(**{name: expected})
+        assert pack(zero._replace(**{name: expected})) == data
+
+
+@pytest.mark.parametrize("cls", RECORDS, ids=lambda cls: cls.__name__)
+def test_every_field_is_written_down(cls):
+    """Reserved bytes that must survive have names of their own; everything else is in the table above."""
+    assert {name for name in cls._fields if not name.startswith("reserved")} == RECORDS[cls][1].keys()
+
+
+def test_no_record_is_forgotten():
+    """qcow2 has tests of its own, made with qemu-img."""
+    modules = [
+        importlib.import_module(f"sipl.layout.{info.name}") for info in pkgutil.iter_modules(sipl.layout.__path__)
+    ]
+    known = {
+        value
+        for module in modules
+        for value in vars(module).values()
+        if isinstance(value, type) and value.__module__ == module.__name__ and value in record._FORMATS
+    }
+    assert {cls for cls in known if cls.__module__ != "sipl.layout.qcow2"} == RECORDS.keys()
+
+
+def test_limits_fit_the_structures():
+    assert boot_record.PROGRAM_TABLE_HEADER_SIZE + boot_record.PROGRAM_TABLE_ENTRIES * 16 == 512
+    assert boot_record.MAX_COMPONENT_ENTRIES == 127
+    assert iirb.MAX_REPORT_COMPONENTS == boot_record.MAX_COMPONENT_ENTRIES  # EXEC has the slot of the PSW entry
+    assert size_of(sclab.Sclab) + size_of(sclab.SclabLocator) == sclab.SCLAB_MIN_LENGTH
+    assert iplb.IPLB_CHAIN_SIZE == 28672
+    assert module_signature.MODULE_SIGNATURE_TRAILER_SIZE == 40
