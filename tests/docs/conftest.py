@@ -8,9 +8,10 @@ from pathlib import Path
 
 import pytest
 
+# pytest's importlib mode puts nothing on the path.
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
-import doc_files  # noqa: E402 -- pytest's importlib mode puts nothing on the path
+import doc_files
 
 
 @pytest.fixture(scope="session")

@@ -1,23 +1,23 @@
 """Every command and every Python block of the documentation does what the page says.
 
-The blocks of a section run in their order, in a folder of their own with the files of doc_files.py. `make` and `pip install`
-are not run: they are checked to exist.
+The blocks of a section run in their order, in a folder of their own with the files of doc_files.py. `make` and
+`pip install` are not run: they are checked to exist.
 """
 
 from __future__ import annotations
 
 import os
 import re
-import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
+# pytest's importlib mode puts nothing on the path.
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
-import doc_pages  # noqa: E402 -- pytest's importlib mode puts nothing on the path
+import doc_pages
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 PAGES = doc_pages.pages(ROOT)
@@ -81,7 +81,7 @@ def run_command(command, section, folder):
         check_install(words)
         return
     for program in sorted(needed_programs(command.text)):
-        if re.fullmatch(r"[\w.+-]+", program) and shutil.which(program) is None:
+        if re.fullmatch(r"[\w.+-]+", program) and run(["sh", "-c", f"command -v {program}"], folder).returncode:
             pytest.skip(f"{where}: {program} is not installed")
     done = run(["sh", "-c", command.text], folder)
     assert done.returncode == command.exit_code, f"{where}\n{done.stdout}"
@@ -163,7 +163,9 @@ def test_outputs_are_told_apart():
     assert not doc_pages.same_output(("a…", "b"), ["a", "x", "b"])
 
 
-@pytest.mark.parametrize(("text", "makes"), [("make no-such-target", "no target"), ("pip install elsewhere", "not this")])
+@pytest.mark.parametrize(
+    ("text", "makes"), [("make no-such-target", "no target"), ("pip install elsewhere", "not this")]
+)
 def test_what_is_not_run_is_still_checked(text, makes, tmp_path):
     section = doc_pages.Section(ROOT / "README.md", "none", ())
     with pytest.raises(AssertionError, match=makes):

@@ -8,9 +8,10 @@ from pathlib import Path
 
 import pytest
 
+# pytest's importlib mode puts nothing on the path.
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
-import doc_pages  # noqa: E402 -- pytest's importlib mode puts nothing on the path
+import doc_pages
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 PAGES = doc_pages.pages(ROOT)
@@ -35,7 +36,11 @@ def problem(page, target):
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 def test_links_resolve(page):
-    found = [(line, target, problem(page, target)) for line, target in doc_pages.links(page) if not target.startswith(EXTERNAL)]
+    found = [
+        (line, target, problem(page, target))
+        for line, target in doc_pages.links(page)
+        if not target.startswith(EXTERNAL)
+    ]
     assert [f"{page.name}:{line}: {target}: {why}" for line, target, why in found if why] == []
 
 

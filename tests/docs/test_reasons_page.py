@@ -13,14 +13,16 @@ import sipl
 from sipl.advice import HINTS
 from sipl.reasons import MODE_RULES, Level, Mode, Reason
 
+# pytest's importlib mode puts nothing on the path.
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
-import doc_files  # noqa: E402 -- pytest's importlib mode puts nothing on the path
-import doc_pages  # noqa: E402 -- as above
+import doc_files
+import doc_pages
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 PAGE = ROOT / "docs" / "reasons.md"
 LINE = re.compile(r"\*Normal: (.+?) · Audit: (.+?) · Secure: (.+?)\*")
+NEVER = "\N{EN DASH}"
 # What the page's words mean for the level of a finding.
 LEVELS = {
     "info": Level.INFO,
@@ -29,7 +31,7 @@ LEVELS = {
     "device given up": Level.ERROR,
     "refuses to start": Level.ERROR,
     "undecided": Level.ERROR,
-    "–": None,
+    NEVER: None,
 }
 # What the source raises, and the word of the page for it.
 RAISED = {"MachineStops": "stops", "DeviceGivenUp": "device given up", "RefusedToStart": "refuses to start"}
@@ -38,7 +40,10 @@ RAISED = {"MachineStops": "stops", "DeviceGivenUp": "device given up", "RefusedT
 def sections():
     """Text of each section by the reason that is its heading."""
     parts = re.split(r"^### `([a-z0-9-]+)`$", PAGE.read_text("utf-8"), flags=re.MULTILINE)
-    return {name: re.split(r"^## ", text, flags=re.MULTILINE)[0] for name, text in zip(parts[1::2], parts[2::2], strict=True)}
+    return {
+        name: re.split(r"^## ", text, flags=re.MULTILINE)[0]
+        for name, text in zip(parts[1::2], parts[2::2], strict=True)
+    }
 
 
 SECTIONS = sections()
@@ -74,7 +79,7 @@ def test_headings_of_reasons_are_their_anchors():
 
 @pytest.mark.parametrize("reason", Reason)
 def test_section_says_level_cause_and_cure(reason):
-    assert set(words(reason).values()) != {"–"}
+    assert set(words(reason).values()) != {NEVER}
     assert "**Cause:**" in SECTIONS[reason]
     assert "**Cure:**" in SECTIONS[reason]
     assert SECTIONS[reason].index("**Cause:**") < SECTIONS[reason].index("**Cure:**")
@@ -82,7 +87,7 @@ def test_section_says_level_cause_and_cure(reason):
 
 @pytest.mark.parametrize("reason", Reason)
 def test_rules_of_the_mode_are_those_of_the_source(reason):
-    rule = ["–", "warning", "stops"]
+    rule = [NEVER, "warning", "stops"]
     assert (list(words(reason).values()) == rule) == (reason in MODE_RULES)
 
 
@@ -167,7 +172,14 @@ class Cases:
         yield self.boot(mode, "disk.raw", settings={"cpu": "z16"})
         yield self.boot(mode, "disk.raw", settings={"cpu": "z16,sclaf=on"})
         if mode is not Mode.NORMAL:
-            for certs in (("cert.crt",), ("gone.pem",), ("broken.pem",), ("junk",), ("cert.pem",) * 65, ("cert.pem", "empty")):
+            for certs in (
+                ("cert.crt",),
+                ("gone.pem",),
+                ("broken.pem",),
+                ("junk",),
+                ("cert.pem",) * 65,
+                ("cert.pem", "empty"),
+            ):
                 yield self.boot(mode, "disk.raw", certs=certs)
         if mode is Mode.SECURE:
             yield self.boot(mode, "disk.raw", certs=())

@@ -52,7 +52,7 @@ class Parser(argparse.ArgumentParser):
 
     def option(self, *names: str, **keywords: object) -> None:
         """Add an option."""
-        action = self.add_argument(*names, **keywords)  # type: ignore[arg-type]
+        action = self.add_argument(*names, **keywords)  # type: ignore[arg-type] # passed on as they are
         for name in action.option_strings:
             self._takes_value[name] = action.nargs != 0
 
