@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import hashlib
+import time
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from ipl_lab import (
-    GLOBAL,
     KERNEL,
     LOADER,
     MIB,
     PSW,
     Lab,
-    Signer,
     Signers,
     code,
     finish,
@@ -25,7 +24,6 @@ from ipl_lab import (
 
 import sipl
 from sipl.author.boot_record import DiskWriter, Execute, Load
-from sipl.crypto import signing
 from sipl.layout.boot_record import BlockPointer
 from sipl.layout.record import pack
 from sipl.layout.sclab import SclabFlags
@@ -197,29 +195,51 @@ class TestFaults:
         assert broken.fault
         assert (whole.fault, len(whole.components), whole.same_as) == (None, 1, None)
 
-    def test_a_component_that_names_the_same_blocks_again_and_again_is_not_read(self, lab):
-        """Else a small image could make the reading take for ever."""
+    @staticmethod
+    def repeating(lab, *components):
+        """A disk of 64 KiB; each component names its blocks as often as it is told."""
         writer = DiskWriter(512)
-        (pointer,) = writer.append(bytes(512))
-        # A chain of tables, each of which names a run of 65536 blocks 31 times.
-        writer.append(bytes(512 * 65535), merged=True)
-        run = BlockPointer(pointer.block, 512, 65534)
-        table = writer.append_segment_tables([run] * 31 * 5)
-        entries = writer.add_component(Load(KERNEL, b"x"))
-        image = finish(writer, [entries[0]._replace(segment_table=pack(table)), *writer.add_component(Execute(PSW))])
-        component = sipl.inspect(lab.disk(image)).programs[0].components[0]
-        assert component.digest is None
-        assert "2048 MiB" in component.fault
+        (pointer,) = writer.append(code(32 * 512, 1))
+        entries = []
+        for times in components:
+            table = writer.append_segment_tables([pointer] * times)
+            (entry,) = writer.add_component(Load(KERNEL, b"x"))
+            entries.append(entry._replace(segment_table=pack(table)))
+        return lab.disk(finish(writer, [*entries, *writer.add_component(Execute(PSW))], 64 * 1024))
+
+    def test_a_component_that_is_larger_than_its_disk_is_not_read(self, lab):
+        """Its tables name the same blocks again and again."""
+        (component,) = sipl.inspect(self.repeating(lab, 5)).programs[0].components
+        assert (component.digest, component.length) == (None, 80 * 1024)
+        assert "larger than its disk" in component.fault
+
+    def test_components_that_together_are_larger_than_their_disk(self, lab):
+        components = sipl.inspect(self.repeating(lab, 2, 1, 2, 1)).programs[0].components
+        assert [c.fault is None for c in components] == [True, True, False, False]
+        # The third was not read, so that there is room for the fourth, but only half of what was left.
+        assert [c.length for c in components] == [32768, 16384, 32768, 16384]
+
+    def test_many_programs_of_many_components_that_are_larger_than_the_disk(self, lab):
+        """The time that a disk can take is bounded by its size, not by what its tables say."""
+        writer = DiskWriter(4096)
+        (pointer,) = writer.append(bytes(4096 * 1000))
+        table = writer.append_segment_tables([pointer] * 254)
+        entries = [e._replace(segment_table=pack(table)) for e in writer.add_component(Load(KERNEL, b"x")) * 120]
+        end = writer.add_component(Execute(PSW))
+        tables = [writer.append_component_table([*entries, *end]) for _ in range(30)]
+        writer.write_boot_record(writer.append_program_table(tables))
+        started = time.process_time()
+        view = sipl.inspect(lab.disk(bytes(writer.finish()), 4096))
+        assert time.process_time() - started < 20
+        assert len(view.programs) == 30
+        assert {c.digest for p in view.programs for c in p.components} == {None}
 
 
 @pytest.fixture(scope="module")
-def image(tmp_path_factory):
+def image(tmp_path_factory) -> bytes:
+    """A good disk."""
     folder = tmp_path_factory.mktemp("image")
-    lab = Lab(folder, Signers(folder))
-    loader = loader_bytes(flags=GLOBAL)
-    key = signing.generate_key("p256")
-    signer = Signer(folder, "fuzz", key)
-    return image_of(lab.program(loader=Load(LOADER, loader, signer.sign(loader))))
+    return image_of(Lab(folder, Signers(folder)).program())
 
 
 PLACES = st.floats(0, 1, exclude_max=True)  # of the whole image

@@ -32,8 +32,9 @@ if TYPE_CHECKING:
     from sipl.disk.image import Image
     from sipl.layout.boot_record import ComponentEntry
 
-# Nothing larger can be loaded below the firmware; a table can name the same blocks again and again without end.
-MAX_COMPONENT_SIZE: Final = 2 << 30
+# No more can be loaded below the firmware. Nor has a program more bytes than its disk: tables can name the same blocks
+# again and again, and a small image would keep the reader busy for hours.
+MAX_PROGRAM_SIZE: Final = 2 << 30
 # How much of a component is read at once to compute its digest.
 _CHUNK: Final = 1 << 20
 # The locator's length field has 16 bits: a SCLAB lies in the last bytes, not further from the end than this.
@@ -108,6 +109,7 @@ def _fault(error: SiplError) -> str:
 def _program(disk: _Disk, reader: BlockReader, number: int, block: int) -> ProgramView:
     components: list[ComponentView] = []
     psw = fault = None
+    room = min(MAX_PROGRAM_SIZE, disk.blocks * disk.block_size)
     signature: SignatureView | None = None
     try:
         for entry in component_entries(reader, block):
@@ -116,7 +118,10 @@ def _program(disk: _Disk, reader: BlockReader, number: int, block: int) -> Progr
             elif entry.type == COMPONENT_SIGNATURE:
                 signature = _signature(disk, reader, entry)
             elif entry.type == COMPONENT_LOAD:
-                components.append(_component(disk, reader, entry, signature))
+                component = _component(disk, reader, entry, signature, room)
+                # What cannot be read has no size, and yet took time: there is half as much for all behind it.
+                room = room // 2 if component.digest is None else room - component.length
+                components.append(component)
                 signature = None
             else:
                 fault = f"an entry has the unknown type {entry.type}"
@@ -166,18 +171,18 @@ def _read_signature(view: SignatureView, der: bytes) -> SignatureView:
 
 
 def _component(
-    disk: _Disk, reader: BlockReader, entry: ComponentEntry, signature: SignatureView | None
+    disk: _Disk, reader: BlockReader, entry: ComponentEntry, signature: SignatureView | None, room: int
 ) -> ComponentView:
     address = int.from_bytes(entry.value, "big")
     view = ComponentView(address, 0, (), None, signature, None, None)
     try:
         table = unpack(BlockPointer, entry.segment_table).block
-        segments = walk_segment_tables(reader, table, MAX_COMPONENT_SIZE)
+        segments = walk_segment_tables(reader, table, room)
     except FirmwareStop as stop:
         return view._replace(fault=_fault(stop))
     view = view._replace(length=segments.length, runs=_runs(segments))
-    if segments.length > MAX_COMPONENT_SIZE:
-        return view._replace(fault=f"larger than the {MAX_COMPONENT_SIZE >> 20} MiB that a component can have")
+    if segments.length > room:
+        return view._replace(fault="with it the program is larger than its disk, or than a guest's memory for it")
     digest = hashlib.sha256()
     tail = b""
     for chunk in disk.chunks(segments):
