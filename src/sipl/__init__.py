@@ -20,13 +20,16 @@ from typing import TYPE_CHECKING, Final
 from sipl._version import __version__
 
 if TYPE_CHECKING:
-    from sipl.errors import ImageError, ImageFormatError, SiplError, UndecidedError, UsageError
+    from sipl.engine.base import Engine
+    from sipl.errors import ImageError, ImageFormatError, RefusedToStart, SiplError, UndecidedError, UsageError
+    from sipl.firmware.hand_over import HandOver
     from sipl.inspection import certificates, inspect
     from sipl.ipl import boot, verify
     from sipl.machine.boot_devices import DeviceKind
     from sipl.machine.machine import Machine
-    from sipl.machine.options import MachineOptions
+    from sipl.machine.options import MachineOptions, parse_machine
     from sipl.reasons import Level, Mode, Outcome, Reason
+    from sipl.report.json_form import to_dict, to_json
     from sipl.report.model import CertificateReport, ComponentReport, DeviceReport, FindingReport, Report
     from sipl.settings import Disk, Settings
     from sipl.survey.model import BootMapView, CertificateView
@@ -39,7 +42,9 @@ __all__ = [
     "DeviceKind",
     "DeviceReport",
     "Disk",
+    "Engine",
     "FindingReport",
+    "HandOver",
     "ImageError",
     "ImageFormatError",
     "Level",
@@ -48,6 +53,7 @@ __all__ = [
     "Mode",
     "Outcome",
     "Reason",
+    "RefusedToStart",
     "Report",
     "Settings",
     "SiplError",
@@ -57,17 +63,23 @@ __all__ = [
     "boot",
     "certificates",
     "inspect",
+    "parse_machine",
+    "to_dict",
+    "to_json",
     "verify",
 ]
 
 # Where each public name lives. A name is imported when it is first used: `sipl --help` needs none of them.
 _PLACES: Final = {
-    "sipl.errors": "ImageError ImageFormatError SiplError UndecidedError UsageError",
+    "sipl.engine.base": "Engine",
+    "sipl.errors": "ImageError ImageFormatError RefusedToStart SiplError UndecidedError UsageError",
+    "sipl.firmware.hand_over": "HandOver",
     "sipl.inspection": "certificates inspect",
     "sipl.ipl": "boot verify",
     "sipl.machine.boot_devices": "DeviceKind",
     "sipl.machine.machine": "Machine",
-    "sipl.machine.options": "MachineOptions",
+    "sipl.machine.options": "MachineOptions parse_machine",
+    "sipl.report.json_form": "to_dict to_json",
     "sipl.reasons": "Level Mode Outcome Reason",
     "sipl.report.model": "CertificateReport ComponentReport DeviceReport FindingReport Report",
     "sipl.settings": "Disk Settings",

@@ -41,7 +41,7 @@ class Result(NamedTuple):
 def environment(**more: str) -> dict[str, str]:
     """The environment of this process without what changes how output is written."""
     drop = ("NO_COLOR", "FORCE_COLOR", "COLUMNS", "LINES", "TERM", "COLORTERM", "LC_ALL", "LANG", "LC_CTYPE")
-    clean = {k: v for k, v in os.environ.items() if k not in drop and not k.startswith("PYTHON")}
+    clean = {k: v for k, v in os.environ.items() if k not in drop and (k == "PYTHONPATH" or not k.startswith("PYTHON"))}
     return clean | {"LC_ALL": "C.UTF-8", "PYTHONDONTWRITEBYTECODE": "1"} | more
 
 

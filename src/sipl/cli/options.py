@@ -122,7 +122,7 @@ def add_disk_options(parser: Parser) -> None:
     parser.option(
         "--backing-folder",
         metavar="DIR",
-        help="let it also lie in DIR (implies --allow-backing)",
+        help="let it lie in DIR instead (implies --allow-backing)",
     )
 
 

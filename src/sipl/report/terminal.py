@@ -10,7 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from sipl.reasons import Level
-from sipl.report.text import component_state, verdict
+from sipl.report.text import component_state, finding_message, verdict
 
 if TYPE_CHECKING:
     from sipl.report.model import FindingReport, Report
@@ -29,7 +29,7 @@ def print_report(report: Report, command: str, *, verbose: bool) -> None:
         console.print(Padding(_components(report, verbose=verbose), (1, 0, 1, 2)))
     for finding in report.findings:
         if verbose or finding.level is not Level.INFO:
-            console.print(Padding(_finding(finding), (0, 0, 0, 2)))
+            console.print(Padding(_finding(report, finding), (0, 0, 0, 2)))
 
 
 def _components(report: Report, *, verbose: bool) -> Table:
@@ -53,11 +53,11 @@ def _components(report: Report, *, verbose: bool) -> Table:
     return table
 
 
-def _finding(finding: FindingReport) -> Text:
+def _finding(report: Report, finding: FindingReport) -> Text:
     mark, style = _MARKS[finding.level]
     text = Text()
     text.append(f"{mark} {finding.reason}", style=style)
-    text.append(f"  {finding.message}")
+    text.append(f"  {finding_message(report, finding)}")
     if finding.hint:
         text.append(f"\n  → {finding.hint}", style="dim")
     return text

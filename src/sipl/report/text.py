@@ -9,7 +9,7 @@ from sipl.reasons import Level, Outcome
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from sipl.report.model import ComponentReport, Report
+    from sipl.report.model import ComponentReport, FindingReport, Report
 
 # The device with one of these outcomes is the one that the verdict is about; without any it is about all of them.
 _DECIDES: Final = frozenset({Outcome.HANDS_OVER, Outcome.STOPS, Outcome.UNDECIDED})
@@ -50,6 +50,13 @@ def component_state(component: ComponentReport) -> str:
     return "signed, NOT VERIFIED" if component.signed else "not signed"
 
 
+def finding_message(report: Report, finding: FindingReport) -> str:
+    """The sentence of a finding, with its device in front where there are several."""
+    if finding.device is None or len(report.devices) < 2:
+        return finding.message
+    return f"{report.devices[finding.device].path}: {finding.message}"
+
+
 def report_lines(report: Report, command: str, *, verbose: bool) -> Iterator[str]:
     """Verdict, components, then findings; info findings, certificates and digests only when verbose."""
     yield verdict(report, command)
@@ -71,4 +78,4 @@ def report_lines(report: Report, command: str, *, verbose: bool) -> Iterator[str
     for finding in report.findings:
         if verbose or finding.level is not Level.INFO:
             advice = f" ({finding.hint})" if finding.hint else ""
-            yield f"  {finding.level}: {finding.reason}: {finding.message}{advice}"
+            yield f"  {finding.level}: {finding.reason}: {finding_message(report, finding)}{advice}"

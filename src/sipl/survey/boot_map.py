@@ -39,6 +39,8 @@ MAX_PROGRAM_SIZE: Final = 2 << 30
 _CHUNK: Final = 1 << 20
 # The locator's length field has 16 bits: a SCLAB lies in the last bytes, not further from the end than this.
 _LARGEST_SCLAB: Final = 0xFFFF
+# What a key computes, by its kind.
+_SCHEMES: Final = {"RSA": "RSA", "EC": "ECDSA", "DSA": "DSA"}
 _RUNS_SHOWN: Final = 1000  # a table of one-block pointers would fill the screen, and the memory
 
 
@@ -163,7 +165,7 @@ def _read_signature(view: SignatureView, der: bytes) -> SignatureView:
     return view._replace(
         signer=signer.text(),
         digest=name_of(dotted(signer.digest.identifier)),
-        signature_algorithm=SIGNATURES[algorithm][0] if algorithm in SIGNATURES else name_of(algorithm),
+        signature_algorithm=_SCHEMES[SIGNATURES[algorithm][0]] if algorithm in SIGNATURES else name_of(algorithm),
         key_identifier=None if signer.key_identifier is None else signer.key_identifier.hex(),
         signed_attributes=signer.attributes is not None,
         embedded_certificates=signed.certificates,
