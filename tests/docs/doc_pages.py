@@ -92,9 +92,9 @@ def texts(page: Path) -> list[tuple[int, str]]:
 
 
 def anchors(page: Path) -> set[str]:
-    """The anchors that GitHub and most others give the headings of a page."""
+    """The anchors that GitHub and most others give the headings of a page, and those that the page sets itself."""
     seen: dict[str, int] = {}
-    names = set()
+    names = {name for _, text in texts(page) for name in re.findall(r'<a id="([\w-]+)"></a>', text)}
     for heading in headings(page):
         text = re.sub(r"\[([^\]]*)\]\([^)]*\)", r"\1", heading)
         name = re.sub(r"[^\w\- ]", "", text.lower()).replace(" ", "-")
