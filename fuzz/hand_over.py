@@ -152,8 +152,8 @@ class Checker:
             for start, end, name in own:
                 if entry.address < end and start < entry.end:
                     raise Violation("b", f"component {number} overlaps {name}")
-            for before in entries[:number]:
-                if before.flags & SIGNED and entry.address < before.end and before.address < entry.end:
+            for before, (_, _, signature) in zip(entries[:number], wanted, strict=False):
+                if signature is not None and entry.address < before.end and before.address < entry.end:
                     raise Violation("b", f"component {number} lies over a verified one")
         return entries
 

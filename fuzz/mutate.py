@@ -194,7 +194,8 @@ def _segment(mutant):
         last = (slot.offset // mutant.block_size + 1) * mutant.block_size - 16
         mutant.put(last, ">QHH4x", entry.segment_table, mutant.block_size, 0)
     elif kind == 6:
-        mutant.put(slot.offset, ">Q", slot.block + choices.pick((1 << 32, 1, (1 << 64) - slot.block - 1, 1 << 31)))
+        further = choices.pick((1 << 32, 1, (1 << 64) - slot.block - 1, 1 << 31))
+        mutant.put(slot.offset, ">Q", (slot.block + further) % (1 << 64))
     else:
         mutant.move(slot.offset, slot.offset + 16, 16)
 
@@ -206,7 +207,7 @@ def _split(mutant):
         return
     reader = mutant.reader()
     slots = [slot for slot in reader.slots(entry.segment_table) if not slot.link]
-    blocks = [slot.block + i for slot in slots for i in range(min(slot.count, 400))]
+    blocks = [(slot.block + i) % (1 << 64) for slot in slots for i in range(min(slot.count, 400))]
     room = mutant.block_size // 16 - 1
     if not blocks or len(reader.segment_tables(entry.segment_table)) != 1 or len(blocks) > 2 * room:
         return

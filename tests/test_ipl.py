@@ -254,6 +254,25 @@ class TestVerify:
         report = lab.verify(disk)
         assert (verdict(report), report.would_boot) == (("undecided", "image-unreadable"), None)
 
+    def test_a_fault_that_goes_away_stays_undecided(self, lab, monkeypatch):
+        """No second pass, which might succeed and look like an answer."""
+        from sipl.disk.block_device import BlockDevice
+
+        disk = self.broken(lab)
+        original = BlockDevice.read_blocks
+        failed = []
+
+        def fail_once(self, block, count, buffer):
+            if block and not failed:
+                failed.append(block)
+                raise sipl.ImageError("disk", "I/O error")
+            original(self, block, count, buffer)
+
+        monkeypatch.setattr(BlockDevice, "read_blocks", fail_once)
+        report = lab.verify(disk)
+        assert (verdict(report), report.components) == (("undecided", "image-unreadable"), ())
+        assert reasons(report) == ["image-unreadable"]
+
     def test_refused(self, lab):
         report = lab.verify(lab.program(), certs=("/nonexistent/cert.pem",))
         assert (verdict(report), report.mode) == (("refused-to-start", "certificate-path"), "secure")

@@ -61,7 +61,9 @@ class TestNames:
         import ast
 
         tree = ast.parse(Path(sipl.__file__).read_text("utf-8"))
-        (block,) = [node for node in tree.body if isinstance(node, ast.If)]
+        (block,) = [
+            node for node in tree.body if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING"
+        ]
         seen = {
             alias.name: node.module for node in block.body if isinstance(node, ast.ImportFrom) for alias in node.names
         }

@@ -48,12 +48,12 @@ def verify(disk: Disk, settings: Settings = _DEFAULTS, mode: Mode = Mode.SECURE)
     """Judge one disk: the verdict of `mode`, and every finding, also those behind the first that stops secure mode.
 
     Outcome, reason and mode are those of the asked mode; components and findings those of the pass that goes on. A disk
-    whose loader will refuse to go on counts as one that does not boot.
+    whose loader will refuse to go on counts as one that does not boot in secure mode.
 
     Raises:
         UsageError: the settings are not possible.
     """
-    secure = mode is Mode.SECURE
+    secure = Mode(mode) is Mode.SECURE
     asked = settings._replace(machine=settings.machine._replace(secure_boot=secure))
 
     def both_passes(ready: _Ready) -> Report:
@@ -63,7 +63,7 @@ def verify(disk: Disk, settings: Settings = _DEFAULTS, mode: Mode = Mode.SECURE)
         return combine(verdict, ready.run(False, None))
 
     report = _prepared([disk], asked, both_passes)
-    if report.would_boot and any(finding.reason is Reason.LOADER_WILL_REFUSE for finding in report.findings):
+    if secure and report.would_boot and any(finding.reason is Reason.LOADER_WILL_REFUSE for finding in report.findings):
         return report._replace(would_boot=False)
     return report
 

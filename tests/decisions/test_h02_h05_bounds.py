@@ -148,6 +148,21 @@ def test_h03_a_large_segment_does_not_reach_memory(lab):
     assert seen == [0]
 
 
+def test_h03_a_former_signature_does_not_stand_in_for_a_large_one(lab):
+    """The same component twice: the signature that is not loaded leaves the good one of before in the buffer."""
+    data = kernel_bytes()
+    signature = lab.signers["A"].sign(data)
+    large = Load(KERNEL, data, signature.ljust(9 * 512, b"\0"), signature_length=len(signature))
+    program = lab.program(kernel=Load(0x30000, data, signature), extra=[large])
+    report = lab.boot(program, mode="audit")
+    assert [(c.address, c.verified) for c in report.components if c.signed] == [
+        (LOADER, True),
+        (0x30000, True),
+        (KERNEL, False),
+    ]
+    assert verdict(lab.boot(program)) == ("stops", "signature-not-verified")
+
+
 @pytest.mark.parametrize("length", [4097, 0xFFFFFFFF])
 def test_h03_length_field_over_4096(lab, length):
     disk = signature_disk(lab, 2, length=length)

@@ -7,6 +7,9 @@ import shutil
 import struct
 
 import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.serialization import Encoding, pkcs7
 from ipl_lab import HANDS_OVER, KERNEL, LOADER, MIB, PSW, Bare, Load, kernel_bytes, loader_bytes, reasons, verdict
 
 from sipl.author.boot_record import Execute
@@ -87,6 +90,23 @@ def test_h07_each_digest_is_computed_once(lab, tmp_path, hashed, count, match):
     report = lab.boot(lab.program(), mode="audit", certs=[str(store)])
     assert [c.verified for c in report.components if c.signed] == [match, match]
     assert hashed == [1024, 2048]
+
+
+def test_h07_once_also_where_signed_attributes_belong_to_other_bytes(lab, tmp_path, hashed):
+    """Every certificate is refused by the digest of the component, which must not be computed for each."""
+    signer = lab.signers["A"]
+    certificate = x509.load_der_x509_certificate(signer.certificate.der)
+    other = pkcs7.PKCS7SignatureBuilder().set_data(b"other bytes")
+    made = other.add_signer(certificate, signer.key, hashes.SHA256())
+    signature = made.sign(Encoding.DER, [pkcs7.PKCS7Options.Binary, pkcs7.PKCS7Options.DetachedSignature])
+    store = tmp_path / "store"
+    store.mkdir()
+    for number in range(64):
+        shutil.copy(signer.path, store / f"{number:02}.pem")
+    kernel = Load(KERNEL, kernel_bytes(), signature)
+    report = lab.boot(lab.program(loader=None, kernel=kernel), mode="audit", certs=[str(store)])
+    assert "signature-not-verified" in reasons(report)
+    assert hashed.count(2048) == 1
 
 
 def svb(component_length, component, signature_length, signature):

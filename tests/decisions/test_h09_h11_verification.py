@@ -8,8 +8,9 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
-from ipl_lab import HANDS_OVER, KERNEL, LOADER, Load, kernel_bytes, loader_bytes, reasons, verdict
+from ipl_lab import HANDS_OVER, KERNEL, LOADER, Load, finish, kernel_bytes, loader_bytes, reasons, verdict
 
+from sipl.author.boot_record import DiskWriter
 from sipl.crypto import signing
 from sipl.disk.block_device import BlockDevice
 from sipl.firmware.flow import Firmware
@@ -174,6 +175,20 @@ def test_h10_a_disk_that_lies_the_first_time_is_refused(lab, monkeypatch):
 
     monkeypatch.setattr(BlockDevice, "read_blocks", read_blocks)
     assert verdict(lab.boot(lab.program())) == ("stops", "signature-not-verified")
+
+
+def test_h10_nothing_is_written_over_what_was_verified(lab, reads):
+    """Secure mode stops at an overlap before the data is asked for, not after it is there."""
+    writer = DiskWriter(512)
+    parts = lab.program()
+    entries = [e for c in parts[:-1] for e in writer.add_component(c)]
+    data = writer.next_block
+    entries += writer.add_component(Load(KERNEL + 512, b"other code"))
+    image = finish(writer, entries + writer.add_component(parts[-1]))
+    assert verdict(lab.boot(lab.disk(image))) == ("stops", "address-overlap")
+    assert data not in [block for _, block in reads]
+    assert verdict(lab.boot(lab.disk(image), mode="audit")) == HANDS_OVER
+    assert data in [block for _, block in reads]
 
 
 # H11

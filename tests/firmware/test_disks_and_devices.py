@@ -5,9 +5,9 @@ from __future__ import annotations
 import struct
 
 import pytest
-from ipl_lab import HANDS_OVER, KERNEL, LOADER, PSW, Load, kernel_bytes, loader_bytes, reasons, verdict
+from ipl_lab import HANDS_OVER, KERNEL, LOADER, PSW, Load, finish, kernel_bytes, loader_bytes, reasons, verdict
 
-from sipl.author.boot_record import Execute
+from sipl.author.boot_record import DiskWriter, Execute
 
 MODES = ["normal", "audit", "secure"]
 BLOCK_SIZES = [512, 1024, 2048, 4096]
@@ -38,6 +38,35 @@ def test_segment_tables_around_their_capacity(lab, blocks):
     report = lab.boot(lab.disk(lab.program(kernel=kernel), merged=False))
     assert verdict(report) == HANDS_OVER
     assert report.components[3].length == blocks * 512
+
+
+def last_slot(lab, block_size, count):
+    """A disk whose kernel has a full first table, the last slot of which says `count` blocks."""
+    slots = block_size // 16
+    kernel = lab.signed(0x100000, kernel_bytes(size=slots * block_size))
+    writer = DiskWriter(block_size)
+    parts = lab.program(block_size=block_size, kernel=None)
+    entries = [e for c in parts[:-1] for e in writer.add_component(c)]
+    signature, load = writer.add_component(kernel, merged=False)
+    (table,) = struct.unpack_from(">Q", load.segment_table)
+    struct.pack_into(">H", writer.image, table * block_size + block_size - 6, count - 1)
+    entries += [signature, load, *writer.add_component(parts[-1])]
+    return lab.disk(finish(writer, entries), block_size)
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("count", [1, 2, 65536])
+def test_last_slot_of_a_4096_byte_table_is_a_link_by_its_place(lab, count, mode):
+    assert verdict(lab.boot(last_slot(lab, 4096, count), mode=mode)) == HANDS_OVER
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("block_size", [512, 1024, 2048])
+def test_last_slot_of_a_smaller_table_is_a_link_by_its_count(lab, block_size, mode):
+    """With another count it is data, and the filler behind the block is read as a pointer, which it is not."""
+    assert verdict(lab.boot(last_slot(lab, block_size, 1), mode=mode)) == HANDS_OVER
+    report = lab.boot(last_slot(lab, block_size, 2), mode=mode)
+    assert verdict(report) == ("no-bootable-device", "segment-unreadable")
 
 
 @pytest.mark.parametrize("block_size", BLOCK_SIZES)

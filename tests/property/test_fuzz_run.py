@@ -68,6 +68,26 @@ def test_plain_run_prints_the_executions():
     assert done.stdout.splitlines()[-1].split() == ["all", "80", "executions,", "0", "findings"]
 
 
+def test_without_atheris_it_says_that_changes_are_random(monkeypatch, capsys):
+    from fuzz import run as driver
+
+    monkeypatch.setattr(driver.importlib.util, "find_spec", lambda name: None)
+    assert driver.main(["--executions", "20", "sclab"]) == 0
+    said = capsys.readouterr().out.splitlines()
+    assert said[0].startswith("atheris is not installed for this Python")
+    assert said[1].startswith("random changes, seed ")
+    assert said[-1].split() == ["all", "20", "executions,", "0", "findings"]
+
+
+def test_a_finding_makes_the_run_fail(monkeypatch, capsys, tmp_path):
+    from fuzz import run as driver
+    from fuzz import targets
+
+    monkeypatch.setitem(targets.TARGETS, "sclab", targets.Target(failing, lambda: [b"abcd"]))
+    assert driver.main(["--plain", "--executions", "20", "--seed", "1", "--keep", str(tmp_path), "sclab"]) == 1
+    assert "KeyError: 'found'" in capsys.readouterr().out
+
+
 def test_an_unknown_target_is_wrong_usage():
     done = run("nothing")
     assert done.returncode == 2

@@ -9,6 +9,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from ipl_lab import (
+    GLOBAL,
     KERNEL,
     LOADER,
     MIB,
@@ -23,6 +24,7 @@ from ipl_lab import (
 )
 
 import sipl
+from sipl.author import sclab
 from sipl.author.boot_record import DiskWriter, Execute, Load
 from sipl.layout.boot_record import BlockPointer
 from sipl.layout.record import pack
@@ -80,6 +82,11 @@ class TestGoodDisk:
         assert (loader.flags, loader.load_psw, loader.load_address) == (("OPSW", "OLA"), f"{PSW:016x}", LOADER)
         assert (kernel.flags, kernel.load_address, kernel.fault) == (("OLA",), KERNEL, None)
         assert components[0].sclab is None
+
+    def test_sclab_that_begins_in_one_piece_of_what_is_read_and_ends_in_the_next(self, lab):
+        data = sclab.overwrite(code(MIB + 512, 1), sclab.build(GLOBAL, PSW, MIB, length=1024))
+        component = view_of(lab, lab.program(initrd=Load(MIB, data))).programs[0].components[4]
+        assert (component.sclab.length, component.sclab.load_address, component.sclab.fault) == (1024, MIB, None)
 
     def test_places_on_disk(self, lab):
         image = image_of(lab.program())
@@ -143,8 +150,8 @@ class TestFaults:
 
     @pytest.mark.parametrize("length", [0, 8, 24, 4096, 0xFFFF])
     def test_sclab_whose_length_is_not_possible(self, lab, length):
-        sclab = view_of(lab, lab.program(loader=lab.loader(stated_length=length))).programs[0].components[1].sclab
-        assert (sclab.length, sclab.fault is not None) == (length, True)
+        shown = view_of(lab, lab.program(loader=lab.loader(stated_length=length))).programs[0].components[1].sclab
+        assert (shown.length, shown.fault is not None) == (length, True)
 
     def test_no_sclab(self, lab):
         loader = lab.signed(LOADER, loader_bytes(magic=b"none"))

@@ -35,6 +35,8 @@ if TYPE_CHECKING:
 # No more can be loaded below the firmware. Nor has a program more bytes than its disk: tables can name the same blocks
 # again and again, and a small image would keep the reader busy for hours.
 MAX_PROGRAM_SIZE: Final = 2 << 30
+# How much is read of one disk: programs share most of their components, and no disk that boots comes near it.
+MAX_TOTAL_SIZE: Final = 8 << 30
 # How much of a component is read at once to compute its digest.
 _CHUNK: Final = 1 << 20
 # The locator's length field has 16 bits: a SCLAB lies in the last bytes, not further from the end than this.
@@ -57,6 +59,23 @@ class _Disk:
         self.label = label
         self.block_size = device.block_size
         self.blocks = device.blocks
+        self.left = MAX_TOTAL_SIZE
+        self.digests: dict[tuple[tuple[int, int], ...], tuple[str, bytes]] = {}
+
+    def digest(self, segments: Segments) -> tuple[str, bytes] | None:
+        """SHA-256 of a component and its last bytes; None if too much of the disk would have to be read."""
+        runs = tuple(segments.runs())
+        if runs not in self.digests:
+            self.left -= segments.length
+            if self.left < 0:
+                return None
+            digest = hashlib.sha256()
+            tail = b""
+            for chunk in self.chunks(segments):
+                digest.update(chunk)
+                tail = (tail + bytes(chunk[-_LARGEST_SCLAB:]))[-_LARGEST_SCLAB:]
+            self.digests[runs] = digest.hexdigest(), tail
+        return self.digests[runs]
 
     def read_blocks(self, subsystem_id: int, block: int, count: int, address: int) -> None:
         self._device.read_blocks(block, count, self._buffer[address : address + count * self.block_size])
@@ -185,12 +204,11 @@ def _component(
     view = view._replace(length=segments.length, runs=_runs(segments))
     if segments.length > room:
         return view._replace(fault="with it the program is larger than its disk, or than a guest's memory for it")
-    digest = hashlib.sha256()
-    tail = b""
-    for chunk in disk.chunks(segments):
-        digest.update(chunk)
-        tail = (tail + bytes(chunk[-_LARGEST_SCLAB:]))[-_LARGEST_SCLAB:]
-    return view._replace(digest=digest.hexdigest(), sclab=_sclab(tail))
+    found = disk.digest(segments)
+    if found is None:
+        return view._replace(fault=f"not read: the components of this disk have more than {MAX_TOTAL_SIZE >> 30} GiB")
+    digest, tail = found
+    return view._replace(digest=digest, sclab=_sclab(tail))
 
 
 def _sclab(tail: bytes) -> SclabView | None:
