@@ -87,11 +87,13 @@ _PLACES: Final = {
 }
 
 
-def __getattr__(name: str) -> object:
-    for module, names in _PLACES.items():
-        if name in names.split():
-            return getattr(import_module(module), name)
-    raise AttributeError(f"module 'sipl' has no attribute '{name}'")
+if not TYPE_CHECKING:
+    # A type checker would take every name for one that is there.
+    def __getattr__(name: str) -> object:
+        for module, names in _PLACES.items():
+            if name in names.split():
+                return getattr(import_module(module), name)
+        raise AttributeError(f"module 'sipl' has no attribute '{name}'")
 
 
 def __dir__() -> list[str]:

@@ -48,6 +48,7 @@ def test_the_entry_point():
         "sipl._version",
         "sipl.cli",
         "sipl.cli.main",
+        "sipl.cli.output",
     }
 
 

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from sipl.cli.main import EXIT_YES
+from sipl.cli.main import EXIT_UNDECIDED, EXIT_YES
 from sipl.cli.options import Parser, add_disk_options
-from sipl.cli.output import is_terminal, write_json, write_lines
-from sipl.errors import UsageError
+from sipl.cli.output import complain, is_terminal, write_json, write_lines
+from sipl.errors import UndecidedError, UsageError
 
 if TYPE_CHECKING:
+    import argparse
     from collections.abc import Sequence
+
+    from sipl.settings import Disk
+    from sipl.survey.model import BootMapView
 
 
 def run(arguments: Sequence[str]) -> int:
@@ -27,24 +31,37 @@ def run(arguments: Sequence[str]) -> int:
     given = parser.parse_in_order(arguments)
     if not given.disks:
         raise UsageError("sipl inspect", "no disk is named", "see sipl inspect --help")
-    from sipl.inspection import inspect
-
     code = EXIT_YES
     for disk in given.disks:
-        allow = given.allow_backing or given.backing_folder is not None
-        view = inspect(disk, allow_backing=allow, backing_folder=given.backing_folder)
+        try:
+            view = _inspect(disk, given)
+        except UndecidedError as error:
+            complain(str(error))
+            code = EXIT_UNDECIDED
+            continue
         code = max(code, int(view.fault is not None))
-        if given.json:
-            from sipl.survey.json_form import boot_map_dict
-
-            write_json(boot_map_dict(view))
-        elif is_terminal() and not given.quiet:
-            from sipl.survey.terminal import print_boot_map
-
-            print_boot_map(view, verbose=given.verbose)
-        else:
-            from sipl.survey.text import boot_map_lines
-
-            lines = boot_map_lines(view, verbose=given.verbose)
-            write_lines(line for number, line in enumerate(lines) if not given.quiet or number == 0)
+        _show(view, given)
     return code
+
+
+def _inspect(disk: Disk, given: argparse.Namespace) -> BootMapView:
+    from sipl.inspection import inspect
+
+    allow = given.allow_backing or given.backing_folder is not None
+    return inspect(disk, allow_backing=allow, backing_folder=given.backing_folder)
+
+
+def _show(view: BootMapView, given: argparse.Namespace) -> None:
+    if given.json:
+        from sipl.survey.json_form import boot_map_dict
+
+        write_json(boot_map_dict(view))
+    elif is_terminal() and not given.quiet:
+        from sipl.survey.terminal import print_boot_map
+
+        print_boot_map(view, verbose=given.verbose)
+    else:
+        from sipl.survey.text import boot_map_lines
+
+        lines = boot_map_lines(view, verbose=given.verbose)
+        write_lines(line for number, line in enumerate(lines) if not given.quiet or number == 0)

@@ -6,9 +6,10 @@ import sys
 from io import TextIOWrapper
 from typing import TYPE_CHECKING, Final
 
+from sipl.cli.output import complain, discard
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
-    from typing import TextIO
 
 # Module of the same name in this package, and what stands in the overview.
 COMMANDS: Final = {
@@ -69,13 +70,13 @@ def run(arguments: Sequence[str]) -> int:
     except KeyboardInterrupt:
         return _fail("interrupted: there is no verdict")
     except BrokenPipeError:
-        _discard(sys.stdout)
+        discard(sys.stdout)
         return EXIT_UNDECIDED
     except OSError as error:
         if error.filename is not None:
             return _unexpected(error, verbose)
         # Only what names no file is left: each file that is read or written has its own error.
-        _discard(sys.stdout)
+        discard(sys.stdout)
         return _fail(f"standard output: cannot be written: {error.strerror}")
     except Exception as error:  # noqa: BLE001 (the last resort of the program: no traceback reaches a person unasked)
         return _unexpected(error, verbose)
@@ -127,22 +128,8 @@ def _command(name: str, arguments: list[str]) -> int:
 
 
 def _fail(message: str) -> int:
-    try:
-        # What the parser of a command says begins with its name already.
-        sys.stderr.write(f"{message}\n" if message.startswith("sipl ") else f"sipl: {message}\n")
-        sys.stderr.flush()
-    except OSError:
-        _discard(sys.stderr)
+    complain(message)
     return EXIT_UNDECIDED
-
-
-def _discard(stream: TextIO) -> None:
-    """Nobody reads `stream` any more: keep the interpreter from trying once more, and complaining, at its end."""
-    import os
-
-    null = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(null, stream.fileno())
-    os.close(null)
 
 
 def _unexpected(error: Exception, verbose: bool) -> int:

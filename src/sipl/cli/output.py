@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
+    from typing import TextIO
 
 
 def is_terminal() -> bool:
@@ -20,6 +21,23 @@ def write_lines(lines: Iterable[str]) -> None:
     text = "".join(f"{line}\n" for line in lines)
     encoding = sys.stdout.encoding or "utf-8"
     sys.stdout.write(text.encode(encoding, "backslashreplace").decode(encoding))
+
+
+def complain(message: str) -> None:
+    """Print the one line of an error to standard error."""
+    try:
+        # What the parser of a command says begins with its name already.
+        sys.stderr.write(f"{message}\n" if message.startswith("sipl ") else f"sipl: {message}\n")
+        sys.stderr.flush()
+    except OSError:
+        discard(sys.stderr)
+
+
+def discard(stream: TextIO) -> None:
+    """Nobody reads `stream` any more: keep the interpreter from trying once more, and complaining, at its end."""
+    null = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(null, stream.fileno())
+    os.close(null)
 
 
 def write_json(value: object) -> None:
