@@ -168,7 +168,8 @@ def test_every_field_is_written_down(cls):
 
 
 def test_no_record_is_forgotten():
-    """qcow2 has tests of its own, made with qemu-img."""
+    """qcow2 has tests of its own, made with qemu-img; so have the records of running guests."""
+    elsewhere = {f"sipl.layout.{name}" for name in ("css", "qcow2", "scsi", "sclp_events", "virtio")}
     modules = [
         importlib.import_module(f"sipl.layout.{info.name}") for info in pkgutil.iter_modules(sipl.layout.__path__)
     ]
@@ -178,7 +179,7 @@ def test_no_record_is_forgotten():
         for value in vars(module).values()
         if isinstance(value, type) and value.__module__ == module.__name__ and value in record._FORMATS
     }
-    assert {cls for cls in known if cls.__module__ != "sipl.layout.qcow2"} == RECORDS.keys()
+    assert {cls for cls in known if cls.__module__ not in elsewhere} == RECORDS.keys()
 
 
 def test_limits_fit_the_structures():

@@ -39,7 +39,7 @@ class GuestMemory:
     `view` is the whole of it as a writable memoryview, for devices and verification, which copy nothing.
     """
 
-    __slots__ = ("_map", "size", "view")
+    __slots__ = ("_map", "_owners", "size", "view")
 
     def __init__(self, size: int) -> None:
         """Take `size` bytes of address space.
@@ -48,6 +48,7 @@ class GuestMemory:
             UsageError: the host does not give them.
         """
         self.size = size
+        self._owners = 1
         flags = _map_flags()
         try:
             self._map = mmap.mmap(-1, size, flags=flags) if flags else mmap.mmap(-1, size)
@@ -56,11 +57,25 @@ class GuestMemory:
             raise UsageError("--memory", why, "ask for less") from error
         self.view = memoryview(self._map)
 
+    def retain(self) -> None:
+        """Become one more owner of the memory, who has to close it, too."""
+        self._owners += 1
+
     def close(self) -> None:
-        """Give the memory back to the host, as soon as nobody looks at it any more; the machine is of no use then."""
+        """Give the memory back to the host, once every owner did so and nobody looks at it any more."""
+        self._owners -= 1
+        if self._owners:
+            return
         self.view.release()
         with suppress(BufferError):
             self._map.close()
+
+    def clear(self) -> None:
+        """Set every byte to zero; the host gets its pages back where it can."""
+        try:
+            self._map.madvise(mmap.MADV_DONTNEED)
+        except (AttributeError, OSError):
+            self.view[:] = bytes(self.size)
 
     def check(self, address: int, length: int) -> None:
         """Raise an addressing exception unless all of `[address, address + length)` is there."""
