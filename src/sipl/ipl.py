@@ -7,7 +7,7 @@ from contextlib import ExitStack
 from typing import TYPE_CHECKING, Final
 
 from sipl.engine.base import EndKind
-from sipl.errors import RefusedToStart, UndecidedError
+from sipl.errors import RefusedToStart, UndecidedError, UsageError
 from sipl.firmware.flow import Firmware
 from sipl.layout.iplb import IPLB_CHAIN_SIZE, MAX_BOOT_DEVICES
 from sipl.machine.boot_devices import FIRST_DEVNO, DeviceKind, Subchannel
@@ -43,6 +43,7 @@ def boot(
     """IPL one guest from disks in boot order, and let `engine` run it when the boot side hands over.
 
     `announce` gets the report of every IPL that hands over, before the guest runs; the last of all IPLs is returned.
+    A real firmware counts as one that hands over, although its outcome is `undecided`.
 
     What concerns the guest, its disks or its certificates does not raise: the report says it, with the outcome
     `undecided` where an image file or the host is at fault.
@@ -183,11 +184,14 @@ class _Ready:
 
         Raises:
             RefusedToStart: a device or a kernel is not acceptable in this mode.
-            UndecidedError: the kernel file cannot be read.
+            UndecidedError: the kernel file, or that of a real firmware, cannot be read.
+            UsageError: a real firmware is named, and nobody runs it or a kernel is named, too.
         """
         options = self._settings.machine._replace(secure_boot=secure_boot)
         machine = Machine(options, self._model, self._devices, self._certificates, self._loadparm, self._clock)
         try:
+            if self._settings.firmware is not None:
+                return self._run_real_firmware(machine, self._settings.firmware, engine, announce)
             if self._settings.kernel is not None:
                 return self._run_kernel(machine, self._settings.kernel)
             return self._run_firmware(machine, engine, announce)
@@ -222,6 +226,32 @@ class _Ready:
             if announce is not None:
                 announce(report)
             end = engine.run(machine, firmware.hand_over)
+            if end is None or end.kind is not EndKind.REIPL:
+                return report
+            machine.clear_memory()
+            machine.ipl_device.prepare_reipl(machine.memory)
+
+    def _run_real_firmware(
+        self, machine: Machine, path: str, engine: Engine | None, announce: Callable[[Report], object] | None
+    ) -> Report:
+        """Let a real firmware run as guest code, at every IPL; it decides what it boots, so there is no verdict."""
+        from sipl.firmware.hand_over import HandOver
+        from sipl.machine.firmware_image import check_trust, read_firmware
+
+        if engine is None:
+            raise UsageError("firmware", "nobody runs it, and without a run there is nothing to say", "name an engine")
+        if self._settings.kernel is not None:
+            raise UsageError("firmware", "a kernel is named, too, and is started without one", "name one of them")
+        log = self._log.copy()
+        check_trust(path, machine.ipl_device.flags, log.host, trusted=self._settings.trust_firmware)
+        image = read_firmware(path)
+        report = plain_report(_asked_mode(self._settings), self._disks, Outcome.UNDECIDED, Reason.FIRMWARE_DECIDES, log)
+        machine.ipl_device.prepare_ipl(machine.memory)
+        while True:
+            state = HandOver(image.place(machine.memory, machine.firmware_base), 0, 0, 0)
+            if announce is not None:
+                announce(report)
+            end = engine.run(machine, state)
             if end is None or end.kind is not EndKind.REIPL:
                 return report
             machine.clear_memory()

@@ -10,6 +10,7 @@ from sipl.cli.options import Parser, add_disk_options, add_machine_options, sett
 from sipl.engine.base import EndKind
 from sipl.errors import UsageError
 from sipl.ipl import boot
+from sipl.reasons import Reason
 
 if TYPE_CHECKING:
     import argparse
@@ -53,12 +54,16 @@ def run(arguments: Sequence[str]) -> int:
     parser.option("--write", action="store_true", help="let the guest write to its raw images, which are changed")
     parser.option("--raw-console", action="store_true", help="show what the guest writes without escaping anything")
     parser.option("--kernel", metavar="FILE", help="start this kernel instead of a disk's; it cannot be verified")
+    parser.option("--firmware", metavar="FILE", help="run this s390-ccw firmware instead of sipl's own boot side")
+    parser.option("--trust-firmware", action="store_true", help="use it in audit and secure mode, without any verdict")
     parser.option(
         "--json",
         action="store_true",
         help="print a report for each IPL as JSON (sipl.report/1), and the console on standard error",
     )
     given = parser.parse_in_order(arguments)
+    if given.trust_firmware and given.firmware is None:
+        raise UsageError("--trust-firmware", "there is no firmware to trust", "name it with --firmware")
     if given.engine == "none":
         return _judge(given)
     return _boot_and_run(given)
@@ -82,7 +87,7 @@ def _text(text: str) -> str:
 
 def _judge(given: argparse.Namespace) -> int:
     """Go as far as the hand-over."""
-    for option in ("timeout", "until", "write", "raw_console"):
+    for option in ("timeout", "until", "write", "raw_console", "firmware"):
         if getattr(given, option):
             name = "--" + option.replace("_", "-")
             raise UsageError(name, "there is no guest that runs with --engine none", "leave one of them away")
@@ -96,7 +101,7 @@ def _judge(given: argparse.Namespace) -> int:
 def _boot_and_run(given: argparse.Namespace) -> int:
     from sipl.cli import guest_run
 
-    asked = settings(given)._replace(write=given.write)
+    asked = settings(given)._replace(write=given.write, firmware=given.firmware, trust_firmware=given.trust_firmware)
     if not guest_run.is_there():
         raise guest_run.missing()
     session = _Session(given)
@@ -107,7 +112,7 @@ def _boot_and_run(given: argparse.Namespace) -> int:
 
 def _exit_code(report: Report, guest: GuestRun, given: argparse.Namespace) -> int:
     end = guest.end
-    if not report.would_boot or end is None:
+    if end is None or not (report.would_boot or report.reason is Reason.FIRMWARE_DECIDES):
         # The last IPL decides, be it the first or one that the guest asked for.
         return _EXIT_NOT if report.would_boot and given.until else report.exit_code
     if end.kind is EndKind.SEEN:

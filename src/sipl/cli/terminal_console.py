@@ -212,10 +212,11 @@ def find_input(tell: Callable[[str], object]) -> Input:
     if not os.isatty(fd):
         return PipeInput(fd)
     try:
-        # To touch the terminal from the background would stop the process.
-        return TerminalInput(fd, tell) if os.tcgetpgrp(fd) == os.getpgrp() else Input()
-    except OSError:  # not the terminal of this session
-        return Input()
+        in_front = os.tcgetpgrp(fd) == os.getpgrp()
+    except OSError:  # a terminal of another session, which has no background here
+        in_front = True
+    # To touch the terminal from the background would stop the process.
+    return TerminalInput(fd, tell) if in_front else Input()
 
 
 class Output:

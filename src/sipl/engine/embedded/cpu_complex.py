@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Final, Protocol
 from sipl.engine.embedded import interruptions
 from sipl.engine.embedded.guest_cpu import PSW_EXTERNAL, PSW_IO, PSW_WAIT, GuestCpu
 from sipl.engine.embedded.instructions import (
+    EXECUTE,
+    EXECUTE_RELATIVE_LONG,
     HANDLERS,
     LENGTHS,
     LOW_ADDRESS_PROTECTION,
@@ -18,6 +20,7 @@ from sipl.engine.embedded.instructions import (
     STORE_THEN_OR,
     address_s,
     opcode,
+    target_of,
 )
 from sipl.engine.embedded.unicorn_cpu import CR0, INTERRUPTION_SVC, PC
 from sipl.machine.cpu_type import cpu_type
@@ -171,7 +174,7 @@ class CpuComplex:
             instruction = code[at : at + length]
             site = address + at
             key = opcode(instruction) if len(instruction) == length else 0
-            if key and site not in self._sites:
+            if key and site not in self._sites and self._concerns(key, instruction, site):
                 self._sites[site] = instruction
                 self.cpu.unicorn.on_code(site, self._site_callback)
                 if key == SET_PREFIX:
@@ -179,6 +182,13 @@ class CpuComplex:
                 found = True
             at += length
         return found
+
+    def _concerns(self, key: int, code: bytes, site: int) -> bool:
+        """Whether a site needs a hook: EXECUTE RELATIVE LONG only if its target, whose place is fixed, does."""
+        if key != EXECUTE_RELATIVE_LONG:
+            return True
+        target = self._fetch(target_of(self, key, code, site), 6)
+        return len(target) >= 2 and bool(opcode(target.ljust(6, b"\0")))
 
     def _at_site(self, address: int) -> None:
         try:
@@ -197,19 +207,34 @@ class CpuComplex:
             self.leave(error)
 
     def _emulate(self, key: int, code: bytes, address: int) -> None:
+        length = len(code)
+        if key in (EXECUTE, EXECUTE_RELATIVE_LONG):
+            code = self._target(key, code, address)
+            key = opcode(code) if len(code) >= 2 else 0
+            if key not in HANDLERS:
+                return
         self.traps[key] = self.traps.get(key, 0) + 1
         if key == SET_PREFIX:
             self._note_prefix(code)
             return
-        self.cpu.unicorn.write(PC, self.cpu.wrap(address + len(code)))
+        self.cpu.unicorn.write(PC, self.cpu.wrap(address + length))
         try:
             HANDLERS[key](self, code)
         except ProgramInterruption as interruption:
             failing = getattr(interruption, "address", None)
             if failing is not None:
                 interruptions.store_translation_exception(self.cpu, failing)
-            interruptions.program(self.cpu, interruption.code, len(code), address)
+            interruptions.program(self.cpu, interruption.code, length, address)
             self._interrupted()
+
+    def _target(self, key: int, code: bytes, address: int) -> bytes:
+        """The instruction that an EXECUTE carries out: the one at its target, with a register's byte in its second."""
+        target = target_of(self, key, code, address)
+        found = bytearray(self._fetch(target, 6)) if not target & 1 else bytearray()
+        register = code[1] >> 4
+        if register and len(found) >= 2:
+            found[1] |= self.cpu.registers[register] & 0xFF
+        return bytes(found[: LENGTHS[found[0] >> 6]]) if found else b""
 
     def _note_prefix(self, code: bytes) -> None:
         """SET PREFIX: the CPU does it itself; here it is noted, as far as it will succeed."""

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 LENGTHS: Final = (2, 4, 4, 6)  # bytes of an instruction, by its first two bits
 SET_PREFIX: Final = 0xB210
 STORE_THEN_OR: Final = 0xAD
+EXECUTE: Final = 0x44
+EXECUTE_RELATIVE_LONG: Final = 0xC600
 LOW_ADDRESS_PROTECTION: Final = 0x10000000  # of CR0
 _SHORT_PSW_BIT: Final = 0x0008000000000000
 _SYSTEM_MASK_SHIFT: Final = 56
@@ -357,11 +359,22 @@ ONE_BYTE: Final = frozenset(op for op in HANDLERS if op < 0x100)
 TWO_BYTES: Final = frozenset(op >> 8 for op in HANDLERS if 0xB200 <= op < 0xB300)
 
 
+def target_of(cpx: CpuComplex, key: int, code: bytes, address: int) -> int:
+    """Address of the instruction that EXECUTE or EXECUTE RELATIVE LONG at `address` carries out."""
+    if key == EXECUTE:
+        index, base, displacement = code[1] & 0xF, code[2] >> 4, (code[2] & 0xF) << 8 | code[3]
+        registers = cpx.cpu.registers
+        return cpx.cpu.wrap((registers[index] if index else 0) + (registers[base] if base else 0) + displacement)
+    return cpx.cpu.wrap(address + 2 * int.from_bytes(code[2:6], "big", signed=True))
+
+
 def opcode(code: bytes) -> int:
     """The key of an instruction in `HANDLERS`; 0 for one that is not there."""
     first = code[0]
-    if first in ONE_BYTE:
+    if first in ONE_BYTE or first == EXECUTE:
         return first
+    if first == 0xC6 and not code[1] & 0xF:
+        return EXECUTE_RELATIVE_LONG
     if first == 0xB2:
         key = 0xB200 | code[1]
     elif first == 0xEB:
