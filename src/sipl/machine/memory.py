@@ -6,10 +6,13 @@ import mmap
 import os
 import sys
 from contextlib import suppress
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from sipl.errors import UsageError
 from sipl.machine.interruption import ProgramCode, ProgramInterruption
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 MIB_SHIFT: Final = 20
 MAX_INCREMENTS: Final = 1020  # how many storage increments a machine has at most
@@ -39,7 +42,7 @@ class GuestMemory:
     `view` is the whole of it as a writable memoryview, for devices and verification, which copy nothing.
     """
 
-    __slots__ = ("_map", "_owners", "size", "view")
+    __slots__ = ("_map", "_owners", "on_write", "size", "view")
 
     def __init__(self, size: int) -> None:
         """Take `size` bytes of address space.
@@ -49,6 +52,7 @@ class GuestMemory:
         """
         self.size = size
         self._owners = 1
+        self.on_write: Callable[[int, int], None] | None = None  # told of address and length by `write`
         flags = _map_flags()
         try:
             self._map = mmap.mmap(-1, size, flags=flags) if flags else mmap.mmap(-1, size)
@@ -99,3 +103,5 @@ class GuestMemory:
         """Store bytes at an absolute address; raises as `span`, before anything is stored."""
         self.check(address, len(data))
         self.view[address : address + len(data)] = data
+        if self.on_write is not None:
+            self.on_write(address, len(data))

@@ -32,9 +32,7 @@ class Ring:
         self.command(Command.WRITE_FEATURES, struct.pack("<IB", 0, 0))
         self.command(Command.WRITE_FEATURES, struct.pack("<IB", 1, 1))
         self.command(Command.WRITE_STATUS, b"\x0b")
-        self.command(
-            Command.SET_QUEUE, struct.pack(">Q4xHHQQ", self.DESCRIPTORS, 0, 256, self.AVAILABLE, self.USED)
-        )
+        self.command(Command.SET_QUEUE, struct.pack(">Q4xHHQQ", self.DESCRIPTORS, 0, 256, self.AVAILABLE, self.USED))
         self.command(Command.WRITE_STATUS, b"\x0f")
 
     def command(self, code: int, data: bytes, expect_cc: bool = True) -> None:

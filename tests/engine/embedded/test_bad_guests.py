@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import struct
 import time
+from typing import ClassVar
 
 import pytest
 from guest_asm import DONE, EXTERNAL, PROGRAM_NEW, PUT_PSW_SIZE, SUPERVISOR, WAIT, program
@@ -67,7 +68,7 @@ class TestLoops:
 class TestPsws:
     """A program new PSW that faults itself."""
 
-    CASES = {
+    CASES: ClassVar = {
         "odd address": (SUPERVISOR, 0xA001),
         "unassigned bit": (0x8000000180000000, 0xA000),
         "mode that is none": (0x0000000100000000, 0xA000),
@@ -172,7 +173,7 @@ class TestVirtqueues:
         assert left.bytes(Ring.STATUS, 1) == b"\0"
         assert left.bytes(Ring.USED, 12) == struct.pack("<HHII", 0, 1, 0, 513)
 
-    BAD = {
+    BAD: ClassVar = {
         "chain that leads to itself": [(Ring.HEADER, 16, NEXT, 0)],
         "chain of two that leads back": [(Ring.HEADER, 16, NEXT, 1), (Ring.HEADER, 16, NEXT, 0)],
         "next outside the ring": [(Ring.HEADER, 16, NEXT, 256)],
@@ -212,9 +213,7 @@ class TestVirtqueues:
         """256 requests, each of as much storage as there is: work in bounded portions, and the time limit holds."""
         ring = Ring()
         ring.request()
-        ring.descriptors(
-            (Ring.HEADER, 16, NEXT, 1), (0x400000, 8 * MIB, NEXT | WRITE, 2), (Ring.STATUS, 1, WRITE, 0)
-        )
+        ring.descriptors((Ring.HEADER, 16, NEXT, 1), (0x400000, 8 * MIB, NEXT | WRITE, 2), (Ring.STATUS, 1, WRITE, 0))
         ring.available(256, *([0] * 256))
         asm = ring.notify()
         start = asm.here

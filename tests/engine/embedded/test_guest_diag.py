@@ -105,8 +105,7 @@ class TestProgramInterruptions:
         asm = program()
         handler = asm.here + 6
         start = asm.here
-        asm.jump(start)  # patched: over the handler
-        asm.load(10, 0).rxy(0xE371, 10, 0, 0)  # LAY: a register that counts, 0 + 0
+        asm.jump(start)  # replaced below by a jump over the handler
         asm.lg(9, 0, 0x150 + 8).s(0xB2B2, 0, 0x150)  # back to the program old PSW
         after = asm.here
         asm.code[start - asm.origin : handler - asm.origin] = type(asm)(start).jump(after).code
@@ -150,7 +149,7 @@ class TestDiag320:
         assert kept(left, 2) == [1, 1], left.end
         ders = [signers[name].certificate.der for name in "AB"]
         entries = [192 + -(-len(der) // 4) * 4 for der in ders]
-        assert left.number(SPARE + 32, 2), left.number(SPARE + 34, 2) == (2, 64)
+        assert (left.number(SPARE + 32, 2), left.number(SPARE + 34, 2)) == (2, 64)
         assert left.number(SPARE + 84, 4) == 64 + sum(entries)
         at = SPARE + 0x1000
         assert (left.number(at + 32, 4), left.number(at + 40, 2), left.number(at + 42, 2)) == (64 + sum(entries), 2, 0)

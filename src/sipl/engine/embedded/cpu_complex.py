@@ -26,7 +26,7 @@ from sipl.engine.embedded.unicorn_cpu import CR0, INTERRUPTION_SVC, PC
 from sipl.machine.cpu_type import cpu_type
 from sipl.machine.diag308 import GuestReset
 from sipl.machine.facilities import facility_list
-from sipl.machine.interruption import ProgramInterruption
+from sipl.machine.interruption import ProgramCode, ProgramInterruption
 from sipl.machine.stsi import Configuration, store_system_information
 from sipl.machine.virtio.ccw import notify
 
@@ -45,13 +45,15 @@ _PREFIX_MASK: Final = 0x7FFFE000
 _PREFIX_AREA: Final = 0x2000
 # How much is scanned before a start: Unicorn announces every new block but the one that it starts with. A longer first
 # block ends with the next instruction that is looked for, which this covers.
-_SCAN_AHEAD: Final = 512
-# How many times Linux may enable interruptions before the clock is asked whether its comparator has passed.
-_GLANCE_AT_CLOCK: Final = 16
+_SCAN_AHEAD: Final = 512 * 6
+# How many times Linux may enable interruptions before somebody looks around.
+_LOOK_AROUND: Final = 16
 _DIAG_TIME_SLICE: Final = frozenset({0x44, 0x9C})
 _DIAG_VIRTIO: Final = 0x500
 _VIRTIO_NOTIFY: Final = 3
 _EINVAL: Final = 22
+# A program interruption that comes so often at one place, with no other between, is all that the guest does.
+_LOOP_LIMIT: Final = 20_000
 _SHORT_PSW_MASK: Final = 0xFFFFFFFF80000000
 _SHORT_PSW_BIT: Final = 0x0008000000000000
 _SIGP_SENSE: Final = 0x01
@@ -60,6 +62,15 @@ _SIGP_STOP_AND_STORE: Final = 0x09
 _SIGP_SET_ARCHITECTURE: Final = 0x12
 _SIGP_INVALID_ORDER: Final = 0x02
 _SIGP_INVALID_PARAMETER: Final = 0x100
+
+
+class ProgramLoop(Exception):
+    """The guest does nothing but end in the same program interruption."""
+
+    def __init__(self, code: int, address: int) -> None:
+        self.code = code
+        self.address = address
+        super().__init__(f"program interruption {code:#06x} at {address:#x}, again and again")
 
 
 class Surroundings(Protocol):
@@ -97,6 +108,8 @@ class CpuComplex:
         self.service_signal = False  # one may be pending
         self._glances = 0
         self._go_on = True
+        self._last_program = (0, 0)
+        self._same_program = 0
         self._io = io
         self._surroundings = surroundings
         self._low_address_protection = 0
@@ -193,10 +206,10 @@ class CpuComplex:
     def _at_site(self, address: int) -> None:
         try:
             known = self._sites[address]
-            if known[0] == STORE_THEN_OR and not self._something_pending():
+            code = self._fetch(address, len(known))
+            if code == known and known[0] == STORE_THEN_OR and not self._something_pending():
                 # Linux enables interruptions all the time; the CPU does that itself, and there is none to deliver.
                 return
-            code = self._fetch(address, len(known))
             if code != known:
                 # Another address space, or code that was replaced.
                 code = self._fetch(address, LENGTHS[code[0] >> 6]) if code else code
@@ -269,22 +282,48 @@ class CpuComplex:
         if length not in LENGTHS:
             instruction = self._fetch(address, 2)
             length = LENGTHS[instruction[0] >> 6] if instruction else LENGTHS[0]
+        if (code, address) != self._last_program:
+            self._last_program = code, address
+            self._same_program = 0
+        self._same_program += 1
+        if self._same_program > _LOOP_LIMIT:
+            raise ProgramLoop(code, address)
         interruptions.program(self.cpu, code, length, address)
 
     def _interrupted(self) -> None:
-        """An interruption has loaded a new PSW, with which the CPU may wait."""
+        """An interruption has loaded a new PSW, which may not be valid, and with which the CPU may wait."""
+        self._accept_psw()
         if self.cpu.mask & PSW_WAIT:
             self.waiting = True
             self.cpu.unicorn.stop()
 
+    def _accept_psw(self) -> bool:
+        """Whether the current PSW is valid; for one that is not, a specification exception is delivered.
+
+        Raises:
+            ProgramLoop: the new PSW of that is not valid either.
+        """
+        if interruptions.is_valid_psw(self.cpu.mask, self.cpu.address):
+            return True
+        interruptions.program(self.cpu, ProgramCode.SPECIFICATION, 0, self.cpu.address)
+        if not interruptions.is_valid_psw(self.cpu.mask, self.cpu.address):
+            raise ProgramLoop(ProgramCode.SPECIFICATION, self.cpu.address)
+        return False
+
+    def mask_changed(self) -> None:
+        """The system mask was set: it may not be valid, and interruptions may be enabled now."""
+        if self._accept_psw():
+            self.look_for_interruptions()
+        else:
+            self._interrupted()
+
     def _something_pending(self) -> bool:
-        """Whether an interruption may be pending, enabled or not; the clock is not asked each time."""
+        """Whether an interruption may be pending, enabled or not."""
         self._glances += 1
         if self._io.pending or self.service_signal:
             return True
-        if self._glances % _GLANCE_AT_CLOCK:
-            return False
-        self._surroundings.look_around()
+        if not self._glances % _LOOK_AROUND:
+            self._surroundings.look_around()
         return self.tod.comparator_pending(self.clock_comparator)
 
     def look_for_interruptions(self) -> bool:
@@ -319,7 +358,10 @@ class CpuComplex:
         return False
 
     def psw_loaded(self) -> None:
-        """A PSW was loaded: interruptions may be enabled now, and the CPU may wait."""
+        """A PSW was loaded: it may not be valid, interruptions may be enabled now, and the CPU may wait."""
+        if not self._accept_psw():
+            self._interrupted()
+            return
         if interruptions.may_interrupt(self.cpu.mask):
             self.look_for_interruptions()
         if self.cpu.mask & PSW_WAIT:

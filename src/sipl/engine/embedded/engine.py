@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Final, Protocol
 
 from sipl.disk.overlay import WritableDisk
 from sipl.engine.base import EndKind, GuestEnd
-from sipl.engine.embedded.cpu_complex import NO_COMPARATOR, CpuComplex
+from sipl.engine.embedded.cpu_complex import NO_COMPARATOR, CpuComplex, ProgramLoop
 from sipl.engine.embedded.guest_cpu import PSW_EXTERNAL, PSW_IO
 from sipl.engine.embedded.interruptions import CR0_CLOCK_COMPARATOR, CR0_SERVICE_SIGNAL
 from sipl.engine.embedded.waits import explain
@@ -132,7 +132,8 @@ class EmbeddedEngine:
         left = self._left()
         if left is not None:
             if left <= 0:
-                raise _End(EndKind.TIMEOUT, f"the guest ran for {self._timeout:g} s, which is what it was given")
+                at = f", and was about {self.complex.cpu.address:#x}" if self.complex is not None else ""
+                raise _End(EndKind.TIMEOUT, f"the guest ran for {self._timeout:g} s, which is what it was given{at}")
             wait = min(wait, left)
         self._read_console(wait)
         if self._ended is not None:
@@ -177,6 +178,7 @@ class EmbeddedEngine:
         tod = TodClock(time.monotonic_ns, tod_from_unix(time.time_ns()), TOD_SCALE)
         self._events = EventFacility(self._write, on_service_signal=self._signal)
         machine.events = self._events
+        machine.memory.on_write = self._stored
         psw = state.psw
         registers = [0] * 16
         try:
@@ -194,8 +196,11 @@ class EmbeddedEngine:
                 psw = int.from_bytes(machine.memory.read(0, 8), "big")
         except _End as end:
             return end.end
+        except ProgramLoop as loop:
+            return GuestEnd(EndKind.CRASHED, f"the guest only ends in a {loop}")
         finally:
             machine.events = None
+            machine.memory.on_write = None
 
     def _signal(self) -> None:
         if self.complex is not None:
@@ -223,13 +228,15 @@ class EmbeddedEngine:
 
     def _run_cpu(self, cpu: CpuComplex, psw: int) -> None:
         cpu.load_short_psw(psw)
-        with Watch(cpu.cpu.unicorn.stop, self._left, self._silent_and_ends):
+        with Watch(cpu.cpu.unicorn.stop, self._left, self._silent_and_ends) as watch:
             while True:
                 if cpu.waiting:
                     cpu.waiting = False
                     self._wait(cpu)
                 cpu.run()
                 self._look(0)
+                if watch.stopped:
+                    raise _End(EndKind.ENDED, "a signal ended the run")
 
     def _wait_for_clock(self, cpu: CpuComplex) -> None:
         """Jump to the clock comparator, as long as the guest's time does not overtake the host's; else sleep.

@@ -116,7 +116,6 @@ class GuestCpu(Cpu):
         done = 0
         for at, length in self._logical(address, len(data), store=True):
             self.memory.write(at, data[done : done + length])
-            self.written(at, length)
             done += length
 
     def written(self, address: int, length: int) -> None:

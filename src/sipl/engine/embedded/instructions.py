@@ -90,7 +90,7 @@ def lpswe(cpx: CpuComplex, code: bytes) -> None:
 def _set_system_mask(cpx: CpuComplex, value: int) -> None:
     mask = cpx.cpu.mask & 0x00FFFFFFFFFFFFFF
     cpx.cpu.unicorn.write(PSWM, mask | value << _SYSTEM_MASK_SHIFT)
-    cpx.look_for_interruptions()
+    cpx.mask_changed()
 
 
 def ssm(cpx: CpuComplex, code: bytes) -> None:

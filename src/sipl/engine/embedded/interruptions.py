@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from sipl.engine.embedded.guest_cpu import PSW_EXTERNAL, PSW_IO
+from sipl.engine.embedded.guest_cpu import PSW_EA_BA, PSW_EXTERNAL, PSW_IO
 from sipl.engine.embedded.unicorn_cpu import PC, PSWM
 from sipl.machine.interruption import ProgramCode
 
@@ -26,6 +26,10 @@ EXTERNAL_NEW: Final = 0x1B0
 SVC_NEW: Final = 0x1C0
 PROGRAM_NEW: Final = 0x1D0
 IO_NEW: Final = 0x1F0
+
+# Bits 0, 2 to 4, 12, 24 to 30 and 33 to 63 of the PSW; condition code and program mask are shown in it, too.
+UNASSIGNED: Final = 0xB80800FE7FFFFFFF
+EXTENDED_ADDRESSING: Final = 0x100000000
 
 SERVICE_SIGNAL: Final = 0x2401
 CLOCK_COMPARATOR: Final = 0x1004
@@ -67,11 +71,23 @@ def load_psw(cpu: GuestCpu, mask: int, address: int) -> None:
     cpu.unicorn.write(PC, address)
 
 
+def is_valid_psw(mask: int, address: int) -> bool:
+    """Whether a PSW has no unassigned bit, an addressing mode, and an even address that fits it."""
+    if mask & UNASSIGNED or address & 1:
+        return False
+    mode = mask & PSW_EA_BA
+    if mode == PSW_EA_BA:
+        return True
+    if mode & EXTENDED_ADDRESSING:
+        return False
+    return not address >> (31 if mode else 24)
+
+
 def program(cpu: GuestCpu, code: int, length: int, address: int) -> None:
     """Program interruption; `address` is that of the instruction, `length` its bytes."""
     word = length << 16 | code
     cpu.memory.write(cpu.prefix + PROGRAM_LENGTH, word.to_bytes(4, "big"))
-    old = address if code in NULLIFYING else cpu.wrap(address + length)
+    old = address if code in NULLIFYING or not length else cpu.wrap(address + length)
     _swap_psw(cpu, old, PROGRAM_OLD, PROGRAM_NEW)
 
 

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 # How long the thread sleeps at most, and so how late it notices that the guest is silent, in seconds.
 _TICK: Final = 0.5
+_ENDING: Final = frozenset({signal.SIGINT, signal.SIGTERM})
 
 
 class Watch:
@@ -33,6 +34,7 @@ class Watch:
         self._left = left
         self._ends = ends
         self._quit = False
+        self.stopped = False  # a signal that ends programs came
         self._thread = threading.Thread(target=self._watch, name="sipl-watch", daemon=True)
         self._read = self._write = -1
         self._old_wakeup = -1
@@ -68,7 +70,8 @@ class Watch:
                 return
             if signalled:
                 with suppress(OSError):
-                    os.read(self._read, 64)
+                    signalled = not _ENDING.isdisjoint(os.read(self._read, 64))
             left = self._left()
-            if signalled or (left is not None and left <= 0) or self._ends():
+            self.stopped = self.stopped or signalled
+            if self.stopped or (left is not None and left <= 0) or self._ends():
                 self._stop()
