@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
@@ -58,18 +57,10 @@ def terminal():
 
 @pytest.fixture
 def start():
-    """Start a command line and leave it to the test; what still runs when the test has failed is killed."""
+    """Start a command line and leave it to the test."""
 
-    @contextmanager
-    def call(*words: object, **how):
-        process = subprocess.Popen(cli_lab.command(*words), env=cli_lab.environment(), **how)
-        try:
-            yield process
-        except BaseException:
-            process.kill()
-            raise
-        finally:
-            process.__exit__(None, None, None)
+    def call(*words: object, **how) -> subprocess.Popen:
+        return subprocess.Popen(cli_lab.command(*words), env=cli_lab.environment(), **how)
 
     return call
 

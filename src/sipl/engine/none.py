@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from sipl.engine.base import GuestEnd
     from sipl.firmware.hand_over import HandOver
     from sipl.machine.machine import Machine
 
@@ -13,6 +12,5 @@ if TYPE_CHECKING:
 class NoEngine:
     """For a verdict no guest code has to run."""
 
-    def run(self, machine: Machine, state: HandOver) -> GuestEnd | None:
+    def run(self, machine: Machine, state: HandOver) -> None:
         """Leave the machine as it is."""
-        return None

@@ -1,1 +1,0 @@
-"""The channel subsystem: subchannels, I/O instructions and interruptions (docs/formats/channel-io.md)."""

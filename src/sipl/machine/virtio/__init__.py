@@ -1,1 +1,0 @@
-"""virtio devices behind virtio-ccw: disks and entropy (docs/formats/channel-io.md)."""
