@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 # The start of a command is measured and felt: compiled modules belong to a set-up.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: demo test test-slow bench fuzz clean
+.PHONY: demo test test-slow bench fuzz mended-unicorn clean
 
 demo: $(VENV)/.installed
 	$(BIN)/sipl demo
@@ -19,6 +19,13 @@ test-slow: $(VENV)/.test-installed
 
 bench: $(VENV)/.test-installed
 	$(BIN)/python bench/bench.py
+
+# A faster libunicorn from its own source distribution, in build/mended-unicorn; nothing uses it unless LIBUNICORN_PATH says so.
+mended-unicorn: build/mended-unicorn/.built
+
+build/mended-unicorn/.built: tools/mended-unicorn/build.py | $(VENV)/.created
+	$(BIN)/python tools/mended-unicorn/build.py
+	touch $@
 
 fuzz: $(VENV)/.fuzz-installed
 	$(BIN)/python fuzz/run.py

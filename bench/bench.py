@@ -17,6 +17,8 @@ import tempfile
 import time
 from pathlib import Path
 
+import debian
+
 from sipl import Disk, MachineOptions, Mode, Settings, boot, verify
 from sipl.author import sclab
 from sipl.author.boot_record import Execute, Load, Program, write_disk
@@ -214,6 +216,7 @@ def main() -> None:
         memory_row(bench)
         cpu = min(bench.command(*bench.sipl, "--help", cpu=True) for _ in range(bench.runs))
         bench.row("CPU time of `sipl --help`", f"{cpu * 1e3:.0f} ms", "< 60 ms", cpu < 0.06)
+        debian.rows(bench)
 
 
 if __name__ == "__main__":

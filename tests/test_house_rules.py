@@ -262,7 +262,9 @@ class TestLayout:
             if isinstance(node, ast.Call) and ast.unparse(node.func) == "layout":
                 (fmt,) = node.args
                 assert isinstance(fmt, ast.Constant)
-                assert fmt.value.startswith(">"), f"line {node.lineno}"
+                # virtio alone has little-endian structures, in its modern form.
+                orders = (">", "<") if path.stem == "virtio" else (">",)
+                assert fmt.value.startswith(orders), f"line {node.lineno}"
 
 
 class TestSource:

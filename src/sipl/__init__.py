@@ -20,13 +20,14 @@ from typing import TYPE_CHECKING, Final
 from sipl._version import __version__
 
 if TYPE_CHECKING:
-    from sipl.engine.base import Engine
+    from sipl.engine.base import EndKind, Engine, GuestEnd
+    from sipl.engine.embedded.engine import EmbeddedEngine
     from sipl.errors import ImageError, ImageFormatError, RefusedToStart, SiplError, UndecidedError, UsageError
     from sipl.firmware.hand_over import HandOver
+    from sipl.guest_machine import Machine
     from sipl.inspection import certificates, inspect
     from sipl.ipl import boot, verify
     from sipl.machine.boot_devices import DeviceKind
-    from sipl.machine.machine import Machine
     from sipl.machine.options import MachineOptions, parse_machine
     from sipl.reasons import Level, Mode, Outcome, Reason
     from sipl.report.json_form import to_dict, to_json
@@ -42,8 +43,11 @@ __all__ = [
     "DeviceKind",
     "DeviceReport",
     "Disk",
+    "EmbeddedEngine",
+    "EndKind",
     "Engine",
     "FindingReport",
+    "GuestEnd",
     "HandOver",
     "ImageError",
     "ImageFormatError",
@@ -71,13 +75,14 @@ __all__ = [
 
 # Where each public name lives. A name is imported when it is first used: `sipl --help` needs none of them.
 _PLACES: Final = {
-    "sipl.engine.base": "Engine",
+    "sipl.engine.base": "EndKind Engine GuestEnd",
+    "sipl.engine.embedded.engine": "EmbeddedEngine",
     "sipl.errors": "ImageError ImageFormatError RefusedToStart SiplError UndecidedError UsageError",
     "sipl.firmware.hand_over": "HandOver",
+    "sipl.guest_machine": "Machine",
     "sipl.inspection": "certificates inspect",
     "sipl.ipl": "boot verify",
     "sipl.machine.boot_devices": "DeviceKind",
-    "sipl.machine.machine": "Machine",
     "sipl.machine.options": "MachineOptions parse_machine",
     "sipl.report.json_form": "to_dict to_json",
     "sipl.reasons": "Level Mode Outcome Reason",

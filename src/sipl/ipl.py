@@ -6,7 +6,8 @@ import time
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Final
 
-from sipl.errors import RefusedToStart, UndecidedError
+from sipl.engine.base import EndKind
+from sipl.errors import RefusedToStart, UndecidedError, UsageError
 from sipl.firmware.flow import Firmware
 from sipl.layout.iplb import IPLB_CHAIN_SIZE, MAX_BOOT_DEVICES
 from sipl.machine.boot_devices import FIRST_DEVNO, DeviceKind, Subchannel
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from sipl.disk.block_device import BlockDevice
+    from sipl.disk.image import Image
     from sipl.engine.base import Engine
     from sipl.report.model import Report
 
@@ -32,8 +34,16 @@ _CD_BLOCK_SIZE: Final = 2048
 _DEFAULTS: Final = Settings()
 
 
-def boot(disks: Sequence[Disk], settings: Settings = _DEFAULTS, engine: Engine | None = None) -> Report:
+def boot(
+    disks: Sequence[Disk],
+    settings: Settings = _DEFAULTS,
+    engine: Engine | None = None,
+    announce: Callable[[Report], object] | None = None,
+) -> Report:
     """IPL one guest from disks in boot order, and let `engine` run it when the boot side hands over.
+
+    `announce` gets the report of every IPL that hands over, before the guest runs; the last of all IPLs is returned.
+    A real firmware counts as one that hands over, although its outcome is `undecided`.
 
     What concerns the guest, its disks or its certificates does not raise: the report says it, with the outcome
     `undecided` where an image file or the host is at fault.
@@ -41,7 +51,12 @@ def boot(disks: Sequence[Disk], settings: Settings = _DEFAULTS, engine: Engine |
     Raises:
         UsageError: the settings are not possible.
     """
-    return _prepared(disks, settings, lambda ready: ready.run(settings.machine.secure_boot, engine))
+    return _prepared(
+        disks,
+        settings,
+        lambda ready: ready.run(settings.machine.secure_boot, engine, announce),
+        runs=engine is not None,
+    )
 
 
 def verify(disk: Disk, settings: Settings = _DEFAULTS, mode: Mode = Mode.SECURE) -> Report:
@@ -68,12 +83,14 @@ def verify(disk: Disk, settings: Settings = _DEFAULTS, mode: Mode = Mode.SECURE)
     return report
 
 
-def _prepared(disks: Sequence[Disk], settings: Settings, use: Callable[[_Ready], Report]) -> Report:
+def _prepared(
+    disks: Sequence[Disk], settings: Settings, use: Callable[[_Ready], Report], *, runs: bool = False
+) -> Report:
     """Open disks and certificates, and report what keeps the machine from starting."""
     log = FindingLog()
     with ExitStack() as stack:
         try:
-            return use(_Ready(disks, settings, log, stack))
+            return use(_Ready(disks, settings, log, stack, runs=runs))
         except RefusedToStart as refusal:
             log.refuse(refusal)
             return plain_report(_asked_mode(settings), disks, Outcome.REFUSED_TO_START, refusal.reason, log)
@@ -92,7 +109,11 @@ def _asked_mode(settings: Settings) -> Mode:
 class _Ready:
     """Disks, certificates and CPU model: what every pass of one call has in common."""
 
-    def __init__(self, disks: Sequence[Disk], settings: Settings, log: FindingLog, stack: ExitStack) -> None:
+    def __init__(
+        self, disks: Sequence[Disk], settings: Settings, log: FindingLog, stack: ExitStack, *, runs: bool
+    ) -> None:
+        """Open everything; with `runs` a guest will run, whose disks it can write to."""
+        self._runs = runs
         self._disks = disks
         self._settings = settings
         self._log = log
@@ -136,29 +157,44 @@ class _Ready:
         from sipl.disk.block_size import find_block_size
         from sipl.disk.open import open_image
 
-        image = self._stack.enter_context(
-            open_image(
-                disk.path, allow_backing=self._settings.allow_backing, backing_folder=self._settings.backing_folder
+        settings = self._settings
+        if self._runs and settings.write:
+            from sipl.disk.overlay import DirectRaw
+
+            image: Image = self._stack.enter_context(DirectRaw(disk.path))
+        else:
+            image = self._stack.enter_context(
+                open_image(disk.path, allow_backing=settings.allow_backing, backing_folder=settings.backing_folder)
             )
-        )
         for note in image.notes:
             self._log.host(Reason.IMAGE_NOTE, Level.WARNING, disk.path, note)
         default = _CD_BLOCK_SIZE if disk.kind is DeviceKind.SCSI_CD else find_block_size(image)
-        return BlockDevice(image, disk.block_size or default)
+        block_size = disk.block_size or default
+        if not self._runs:
+            return BlockDevice(image, block_size)
+        from sipl.disk.overlay import Overlay, WritableDisk, WritableImage
 
-    def run(self, secure_boot: bool, engine: Engine | None) -> Report:
+        writable = image if isinstance(image, WritableImage) else self._stack.enter_context(Overlay(image))
+        return WritableDisk(writable, block_size)
+
+    def run(
+        self, secure_boot: bool, engine: Engine | None, announce: Callable[[Report], object] | None = None
+    ) -> Report:
         """One IPL of a fresh machine; `engine` runs the guest when the boot side hands over.
 
         Raises:
             RefusedToStart: a device or a kernel is not acceptable in this mode.
-            UndecidedError: the kernel file cannot be read.
+            UndecidedError: the kernel file, or that of a real firmware, cannot be read.
+            UsageError: a real firmware is named, and nobody runs it or a kernel is named, too.
         """
         options = self._settings.machine._replace(secure_boot=secure_boot)
         machine = Machine(options, self._model, self._devices, self._certificates, self._loadparm, self._clock)
         try:
+            if self._settings.firmware is not None:
+                return self._run_real_firmware(machine, self._settings.firmware, engine, announce)
             if self._settings.kernel is not None:
                 return self._run_kernel(machine, self._settings.kernel)
-            return self._run_firmware(machine, engine)
+            return self._run_firmware(machine, engine, announce)
         finally:
             machine.close()
 
@@ -170,19 +206,56 @@ class _Ready:
         psw = load_kernel(kernel, machine.memory, firmware_base(machine.memory.size) - IPLB_CHAIN_SIZE)
         return direct_kernel_report(_asked_mode(self._settings), psw, log)
 
-    def _run_firmware(self, machine: Machine, engine: Engine | None) -> Report:
-        log = self._log.copy()
-        firmware = Firmware(machine, _Chooser(self._settings.choose), log.observe)
-        log.watch(machine, firmware)
+    def _run_firmware(
+        self, machine: Machine, engine: Engine | None, announce: Callable[[Report], object] | None
+    ) -> Report:
+        """IPL, and let the guest run; every IPL that the guest asks for is the same again, over what it sees."""
         machine.ipl_device.prepare_ipl(machine.memory)
-        try:
-            firmware.ipl()
-            if engine is not None and firmware.hand_over is not None:
-                engine.run(machine, firmware.hand_over)
-        except UndecidedError as fault:
-            log.undecided(fault)
-            firmware.give_no_verdict(fault.reason)
-        return ipl_report(machine, firmware, self._disks, log)
+        while True:
+            log = self._log.copy()
+            firmware = Firmware(machine, _Chooser(self._settings.choose), log.observe)
+            log.watch(machine, firmware)
+            try:
+                firmware.ipl()
+            except UndecidedError as fault:
+                log.undecided(fault)
+                firmware.give_no_verdict(fault.reason)
+            report = ipl_report(machine, firmware, self._disks, log)
+            if engine is None or firmware.hand_over is None:
+                return report
+            if announce is not None:
+                announce(report)
+            end = engine.run(machine, firmware.hand_over)
+            if end is None or end.kind is not EndKind.REIPL:
+                return report
+            machine.clear_memory()
+            machine.ipl_device.prepare_reipl(machine.memory)
+
+    def _run_real_firmware(
+        self, machine: Machine, path: str, engine: Engine | None, announce: Callable[[Report], object] | None
+    ) -> Report:
+        """Let a real firmware run as guest code, at every IPL; it decides what it boots, so there is no verdict."""
+        from sipl.firmware.hand_over import HandOver
+        from sipl.machine.firmware_image import check_trust, read_firmware
+
+        if engine is None:
+            raise UsageError("firmware", "nobody runs it, and without a run there is nothing to say", "name an engine")
+        if self._settings.kernel is not None:
+            raise UsageError("firmware", "a kernel is named, too, and is started without one", "name one of them")
+        log = self._log.copy()
+        check_trust(path, machine.ipl_device.flags, log.host, trusted=self._settings.trust_firmware)
+        image = read_firmware(path)
+        report = plain_report(_asked_mode(self._settings), self._disks, Outcome.UNDECIDED, Reason.FIRMWARE_DECIDES, log)
+        machine.ipl_device.prepare_ipl(machine.memory)
+        while True:
+            state = HandOver(image.place(machine.memory, machine.firmware_base), 0, 0, 0)
+            if announce is not None:
+                announce(report)
+            end = engine.run(machine, state)
+            if end is None or end.kind is not EndKind.REIPL:
+                return report
+            machine.clear_memory()
+            machine.ipl_device.prepare_reipl(machine.memory)
 
 
 class _Chooser:

@@ -86,6 +86,7 @@ class Reason(StrEnum):
     DEVICE_NOT_ELIGIBLE = "device-not-eligible"
     NO_BOOT_DEVICE = "no-boot-device"
     DIRECT_KERNEL_NOT_VERIFIED = "direct-kernel-not-verified"
+    FIRMWARE_NOT_TRUSTED = "firmware-not-trusted"
     TOO_MANY_CERTIFICATES = "too-many-certificates"
     CERTIFICATE_PATH = "certificate-path"
     CERTIFICATE_NOT_PEM = "certificate-not-pem"
@@ -98,6 +99,7 @@ class Reason(StrEnum):
     OPTION_IGNORED = "option-ignored"
     IMAGE_NOTE = "image-note"
     # no verdict
+    FIRMWARE_DECIDES = "firmware-decides"
     IMAGE_UNREADABLE = "image-unreadable"
     IMAGE_INVALID = "image-invalid"
     MENU_CHOICE_NEEDED = "menu-choice-needed"

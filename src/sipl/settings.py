@@ -24,8 +24,11 @@ class Settings(NamedTuple):
     """Everything else.
 
     `at` is the time that certificates are judged at (seconds since 1970, UTC; None is now). `choose` answers the boot
-    menu: it gets the entries and a time-out in milliseconds (0 is none) and returns the number of one. `allow_backing`
-    lets a qcow2 image name a backing or data file in its own folder or in `backing_folder`.
+    menu: it gets the entries and a time-out in milliseconds (0 is none) and returns the number of one. `write` lets
+    what a running guest writes reach its raw image; otherwise it goes to a temporary overlay. `allow_backing` lets a
+    qcow2 image name a backing or data file in its own folder or in `backing_folder`. `firmware` is a real s390-ccw
+    firmware that boots instead of sipl's own boot side; it decides for itself, so audit and secure mode take it with
+    `trust_firmware` only.
     """
 
     machine: MachineOptions = MachineOptions()
@@ -33,5 +36,8 @@ class Settings(NamedTuple):
     kernel: str | None = None
     at: int | None = None
     choose: Callable[[Sequence[int], int], int] | None = None
+    write: bool = False
     allow_backing: bool = False
     backing_folder: str | None = None
+    firmware: str | None = None
+    trust_firmware: bool = False

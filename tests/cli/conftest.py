@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
@@ -57,10 +58,18 @@ def terminal():
 
 @pytest.fixture
 def start():
-    """Start a command line and leave it to the test."""
+    """Start a command line and leave it to the test; what still runs when the test has failed is killed."""
 
-    def call(*words: object, **how) -> subprocess.Popen:
-        return subprocess.Popen(cli_lab.command(*words), env=cli_lab.environment(), **how)
+    @contextmanager
+    def call(*words: object, **how):
+        process = subprocess.Popen(cli_lab.command(*words), env=cli_lab.environment(), **how)
+        try:
+            yield process
+        except BaseException:
+            process.kill()
+            raise
+        finally:
+            process.__exit__(None, None, None)
 
     return call
 

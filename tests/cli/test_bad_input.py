@@ -14,6 +14,8 @@ import pytest
 from cli_lab import PATIENCE, command, environment
 from qcow2_lab import CLUSTER, COPIED, PIECES, qcow2
 
+BOOT = ("boot", "--engine", "none")
+
 
 @pytest.fixture(scope="session")
 def content(demo) -> bytes:
@@ -104,7 +106,7 @@ def one_line(text: str) -> str:
 
 def check_undecided(sipl, demo, path):
     """Every command says where and why in one line; boot and verify as a report, also in JSON."""
-    for words in (("boot", *demo.secure), ("verify", *demo.trusted)):
+    for words in ((*BOOT, *demo.secure), ("verify", *demo.trusted)):
         result = sipl(*words, path)
         assert (result.code, result.err, len(result.lines)) == (2, "", 2)
         assert result.lines[1].startswith("  error: image-")
@@ -188,8 +190,8 @@ def test_character_device(sipl, demo):
 
 
 def test_name_with_a_zero_byte_or_too_long(sipl, demo):
-    assert sipl("boot", "a\0b").code == 2
-    result = sipl("boot", "x" * 5000)
+    assert sipl(*BOOT, "a\0b").code == 2
+    result = sipl(*BOOT, "x" * 5000)
     assert (result.code, len(result.lines)) == (2, 2)
 
 
@@ -215,7 +217,7 @@ def test_truncated(sipl, demo, content, tmp_path, size):
     """
     path = tmp_path / "cut.raw"
     path.write_bytes(content[:size])
-    result = sipl("boot", *demo.secure, path)
+    result = sipl(*BOOT, *demo.secure, path)
     assert (result.code, result.err) == (1, "")
     assert "block-out-of-range" in result.lines[0] or "not-a-zipl-disk" in result.lines[0]
     assert sipl("verify", *demo.trusted, path).code == 1
@@ -237,7 +239,7 @@ def test_a_file_that_shrinks_while_it_is_read(sipl, demo, content, tmp_path, mon
         original(self, offset, buffer)
 
     monkeypatch.setattr(HostFile, "read_into", shrink)
-    (report,) = sipl("boot", "--json", *demo.secure, path).json
+    (report,) = sipl(*BOOT, "--json", *demo.secure, path).json
     assert (report["outcome"], report["reason"]) == ("undecided", "image-unreadable")
 
 

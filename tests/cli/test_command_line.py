@@ -20,7 +20,7 @@ def asked(monkeypatch, demo):
     calls = []
     report = package.boot([])
 
-    def boot(disks, settings):
+    def boot(disks, settings, *_, **__):
         calls.append((list(disks), settings))
         return report
 
@@ -61,7 +61,7 @@ class TestOverview:
         text = sipl("boot", "--help").out
         options = (
             "--engine -M --machine --secure-boot --boot-certs --loadparm --memory --cpu --device --block-size --kernel "
-            "--boot-menu --choose --at --json -q --quiet -v --verbose"
+            "--timeout --until --write --raw-console --boot-menu --choose --at --json -q --quiet -v --verbose"
         )
         assert [option for option in options.split() if option not in text] == []
 
@@ -290,15 +290,15 @@ class TestVerbosity:
 
 
 def test_an_unexpected_error_is_one_line_and_no_verdict(sipl, monkeypatch, demo):
-    def fail(*_):
+    def fail(*_, **__):
         raise ZeroDivisionError("\x1b[31mboom")
 
     monkeypatch.setattr(boot_command, "boot", fail)
-    result = sipl("boot", demo.disk)
+    result = sipl("boot", "--engine", "none", demo.disk)
     assert (result.code, result.out) == (2, "")
     assert result.err.count("\n") == 1
     assert "internal error, there is no verdict: ZeroDivisionError: \\x1b[31mboom" in result.err
-    assert "Traceback" in sipl("boot", "-v", demo.disk).err
+    assert "Traceback" in sipl("boot", "--engine", "none", "-v", demo.disk).err
 
 
 def test_the_names_of_commands_are_modules_with_a_run_function():

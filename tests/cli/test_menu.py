@@ -8,7 +8,7 @@ PROMPT = "boot which program? [0] "
 
 
 def menu(demo, *words):
-    return ("boot", *demo.secure, "--loadparm", "PROMPT", *words, demo.disk)
+    return ("boot", "--engine", "none", *demo.secure, "--loadparm", "PROMPT", *words, demo.disk)
 
 
 def test_without_a_terminal_there_is_no_verdict(sipl_process, demo):
@@ -56,7 +56,18 @@ def test_the_end_of_the_input_takes_the_default(terminal, demo):
 
 
 def test_the_time_out_takes_the_default(terminal, demo):
-    words = ("boot", *demo.secure, "--boot-menu", "on", "--boot-menu-timeout", "20", "-q", demo.disk)
+    words = (
+        "boot",
+        "--engine",
+        "none",
+        *demo.secure,
+        "--boot-menu",
+        "on",
+        "--boot-menu-timeout",
+        "20",
+        "-q",
+        demo.disk,
+    )
     with terminal(*words) as screen:
         result = screen.finish()
     assert PROMPT in result.out

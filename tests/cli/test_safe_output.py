@@ -20,6 +20,8 @@ NASTY = "a\x1b[31mRED\x1b]0;title\x07\r\x08\x9b2J\u202eevil\u2066\u200b\ufeff\u2
 NASTY_FILE = NASTY + "\nb"
 # What may reach a terminal: SGR sequences of sipl's own.
 COLOUR = re.compile(r"\x1b\[[0-9;]*m")
+# The guest on these disks is none.
+BOOT = ("boot", "--engine", "none")
 NEVER = {"Cc", "Cf", "Cs", "Co", "Zl", "Zp"}
 
 
@@ -93,7 +95,7 @@ def lines(disk, nasty, tmp_path):
     with open(os.path.join(folder, f"skipped{NASTY_FILE}"), "w", encoding="ascii"):
         pass
     return {
-        "boot": ("boot", "-v", "--secure-boot", "on", *trusted, disk),
+        "boot": (*BOOT, "-v", "--secure-boot", "on", *trusted, disk),
         "verify": ("verify", "-v", *trusted, disk),
         "verify without": ("verify", disk),
         "expired": ("verify", "--boot-certs", nasty.path, "--at", "2040-01-01T00:00:00Z", disk),
@@ -102,15 +104,15 @@ def lines(disk, nasty, tmp_path):
         "certs expired": ("certs", "-v", "--at", "2040-01-01T00:00:00Z", nasty.path),
         "certs folder": ("certs", folder),
         "certs missing": ("certs", f"{missing}.pem"),
-        "boot with skipped": ("boot", "--boot-certs", folder, disk),
+        "boot with skipped": (*BOOT, "--boot-certs", folder, disk),
         "missing": ("boot", missing),
         "inspect missing": ("inspect", missing),
         "empty": ("verify", empty),
         "backing": ("verify", "--allow-backing", backed),
         "inspect backing": ("inspect", "--allow-backing", backed),
         "kernel": ("boot", "--kernel", missing),
-        "kernel in audit mode": ("boot", "--kernel", disk, *trusted),
-        "device": ("boot", "--device", "virtio-net", disk, NASTY_FILE),
+        "kernel in audit mode": (*BOOT, "--kernel", disk, *trusted),
+        "device": (*BOOT, "--device", "virtio-net", disk, NASTY_FILE),
         "refused device": ("boot", *trusted, "--device", "virtio-net", NASTY_FILE),
     }
 

@@ -30,14 +30,14 @@ class TestTerminal:
         assert "→ name the certificate of its signer" in finding
 
     def test_yes(self, terminal, demo):
-        with terminal("boot", *demo.secure, demo.disk) as screen:
+        with terminal("boot", "--engine", "none", *demo.secure, demo.disk) as screen:
             result = screen.finish()
         assert result.code == 0
         assert plain(result.out).startswith("✓ ")
         assert "component-verified" not in result.out
 
     def test_verbose(self, terminal, demo):
-        with terminal("boot", "-v", *demo.secure, demo.disk) as screen:
+        with terminal("boot", "--engine", "none", "-v", *demo.secure, demo.disk) as screen:
             result = screen.finish()
         assert result.code == 0
         assert "✓ component-verified" in plain(result.out)
@@ -79,7 +79,13 @@ class TestTerminal:
 class TestPipe:
     @pytest.mark.parametrize(
         "words",
-        [("verify", "-v"), ("boot",), ("inspect", "-v"), ("verify", "--json"), ("inspect", "--json")],
+        [
+            ("verify", "-v"),
+            ("boot", "--engine", "none"),
+            ("inspect", "-v"),
+            ("verify", "--json"),
+            ("inspect", "--json"),
+        ],
         ids=str,
     )
     def test_no_escapes(self, sipl_process, demo, words):

@@ -129,7 +129,20 @@ def make_subchannel():
 @pytest.fixture(scope="session")
 def codes():
     """Program-interruption codes of the architecture, by number; `ProgramCode` must agree."""
-    known = SimpleNamespace(operation=1, privileged=2, protection=4, addressing=5, specification=6, operand=0x15)
+    known = SimpleNamespace(
+        operation=1,
+        privileged=2,
+        protection=4,
+        addressing=5,
+        specification=6,
+        segment_translation=0x10,
+        page_translation=0x11,
+        operand=0x15,
+        asce_type=0x38,
+        region_first_translation=0x39,
+        region_second_translation=0x3A,
+        region_third_translation=0x3B,
+    )
     assert {code.name.lower(): int(code) for code in ProgramCode} == vars(known)
     return known
 

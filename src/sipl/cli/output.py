@@ -11,16 +11,19 @@ if TYPE_CHECKING:
     from typing import TextIO
 
 
-def is_terminal() -> bool:
-    """Whether a person looks at standard output; NO_COLOR and a dumb terminal ask for plain lines."""
-    return sys.stdout.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM", "dumb") != "dumb"
+def is_terminal(stream: TextIO | None = None) -> bool:
+    """Whether a person looks at standard output or `stream`; NO_COLOR and a dumb terminal ask for plain lines."""
+    return (
+        (stream or sys.stdout).isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM", "dumb") != "dumb"
+    )
 
 
-def write_lines(lines: Iterable[str]) -> None:
-    """Print lines, in the encoding of standard output as far as it can show them."""
+def write_lines(lines: Iterable[str], stream: TextIO | None = None) -> None:
+    """Print lines to standard output or `stream`, in its encoding as far as it can show them."""
+    out = stream or sys.stdout
     text = "".join(f"{line}\n" for line in lines)
-    encoding = sys.stdout.encoding or "utf-8"
-    sys.stdout.write(text.encode(encoding, "backslashreplace").decode(encoding))
+    encoding = out.encoding or "utf-8"
+    out.write(text.encode(encoding, "backslashreplace").decode(encoding))
 
 
 def complain(message: str) -> None:

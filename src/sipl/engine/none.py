@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from sipl.engine.base import GuestEnd
     from sipl.firmware.hand_over import HandOver
     from sipl.machine.machine import Machine
 
@@ -12,5 +13,6 @@ if TYPE_CHECKING:
 class NoEngine:
     """For a verdict no guest code has to run."""
 
-    def run(self, machine: Machine, state: HandOver) -> None:
+    def run(self, machine: Machine, state: HandOver) -> GuestEnd | None:
         """Leave the machine as it is."""
+        return None

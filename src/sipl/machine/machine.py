@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from sipl.machine.cert_store import CertStore
     from sipl.machine.cpu_model import CpuModel
     from sipl.machine.options import MachineOptions
+    from sipl.machine.sclp_events import EventFacility
 
 # A guest can call DIAGNOSE 508 for ever; an IPL makes at most one call per component, which is 126.
 MAX_VERIFICATIONS_KEPT: Final = 256
@@ -66,6 +67,7 @@ class Machine:
         self.memory = GuestMemory(options.memory)
         self.cpu = Cpu(self.memory)
         self.protected = options.protected
+        self.events: EventFacility | None = None  # an engine that runs the guest brings a console
         self.verifications: deque[diag508.Verification] = deque(maxlen=MAX_VERIFICATIONS_KEPT)
 
     @property
@@ -76,6 +78,11 @@ class Machine:
     def close(self) -> None:
         """Give the guest's memory back to the host."""
         self.memory.close()
+
+    def clear_memory(self) -> None:
+        """Clear reset: every byte of memory is zero again."""
+        self.memory.clear()
+        self.verifications.clear()
 
     def diagnose(self, function: int, address: int, subcode: int) -> int:
         """DIAGNOSE for the boot side: returns what the odd register holds afterwards."""
@@ -117,7 +124,7 @@ class Machine:
             ProgramInterruption: privileged, addressing, specification.
         """
         info = ScpInfo(self.memory.size, self.options.cpus, self.ipl_device.loadparm, self.model)
-        service_call(cpu, info, command, address)
+        service_call(cpu, info, command, address, self.events)
 
     @property
     def firmware_base(self) -> int:

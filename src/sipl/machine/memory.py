@@ -6,10 +6,13 @@ import mmap
 import os
 import sys
 from contextlib import suppress
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from sipl.errors import UsageError
 from sipl.machine.interruption import ProgramCode, ProgramInterruption
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 MIB_SHIFT: Final = 20
 MAX_INCREMENTS: Final = 1020  # how many storage increments a machine has at most
@@ -39,7 +42,7 @@ class GuestMemory:
     `view` is the whole of it as a writable memoryview, for devices and verification, which copy nothing.
     """
 
-    __slots__ = ("_map", "size", "view")
+    __slots__ = ("_map", "_owners", "on_write", "size", "view")
 
     def __init__(self, size: int) -> None:
         """Take `size` bytes of address space.
@@ -48,6 +51,8 @@ class GuestMemory:
             UsageError: the host does not give them.
         """
         self.size = size
+        self._owners = 1
+        self.on_write: Callable[[int, int], None] | None = None  # told of address and length by `write`
         flags = _map_flags()
         try:
             self._map = mmap.mmap(-1, size, flags=flags) if flags else mmap.mmap(-1, size)
@@ -56,11 +61,25 @@ class GuestMemory:
             raise UsageError("--memory", why, "ask for less") from error
         self.view = memoryview(self._map)
 
+    def retain(self) -> None:
+        """Become one more owner of the memory, who has to close it, too."""
+        self._owners += 1
+
     def close(self) -> None:
-        """Give the memory back to the host, as soon as nobody looks at it any more; the machine is of no use then."""
+        """Give the memory back to the host, once every owner did so and nobody looks at it any more."""
+        self._owners -= 1
+        if self._owners:
+            return
         self.view.release()
         with suppress(BufferError):
             self._map.close()
+
+    def clear(self) -> None:
+        """Set every byte to zero; the host gets its pages back where it can."""
+        try:
+            self._map.madvise(mmap.MADV_DONTNEED)
+        except (AttributeError, OSError):
+            self.view[:] = bytes(self.size)
 
     def check(self, address: int, length: int) -> None:
         """Raise an addressing exception unless all of `[address, address + length)` is there."""
@@ -84,3 +103,5 @@ class GuestMemory:
         """Store bytes at an absolute address; raises as `span`, before anything is stored."""
         self.check(address, len(data))
         self.view[address : address + len(data)] = data
+        if self.on_write is not None:
+            self.on_write(address, len(data))

@@ -13,15 +13,17 @@ from sipl.reasons import Level
 from sipl.report.text import component_state, finding_message, verdict
 
 if TYPE_CHECKING:
+    from typing import TextIO
+
     from sipl.report.model import FindingReport, Report
 
 _MARKS: Final = {Level.ERROR: ("✗", "bold red"), Level.WARNING: ("!", "bold yellow"), Level.INFO: ("✓", "green")}
 _DIGEST_SHOWN: Final = 16  # hex digits that tell digests apart at a glance
 
 
-def print_report(report: Report, command: str, *, verbose: bool) -> None:
-    """Print to standard output, in colour; nothing in it is taken for markup."""
-    console = Console(highlight=False, markup=False, emoji=False)
+def print_report(report: Report, command: str, *, verbose: bool, stream: TextIO | None = None) -> None:
+    """Print to standard output or `stream`, in colour; nothing in it is taken for markup."""
+    console = Console(file=stream, highlight=False, markup=False, emoji=False)
     style = {True: "bold green", False: "bold red", None: "bold yellow"}[report.would_boot]
     mark = {True: "✓", False: "✗", None: "?"}[report.would_boot]
     console.print(Text(f"{mark} {verdict(report, command)}", style=style))

@@ -1,0 +1,271 @@
+"""The embedded engine: CPU, channel subsystem, console and clock of one guest, from hand-over to the end of its run."""
+
+from __future__ import annotations
+
+import threading
+import time
+from typing import TYPE_CHECKING, Final, Protocol
+
+from sipl.disk.overlay import WritableDisk
+from sipl.engine.base import EndKind, GuestEnd
+from sipl.engine.embedded.cpu_complex import NO_COMPARATOR, CpuComplex, ProgramLoop
+from sipl.engine.embedded.guest_cpu import PSW_EXTERNAL, PSW_IO
+from sipl.engine.embedded.interruptions import CR0_CLOCK_COMPARATOR, CR0_SERVICE_SIGNAL
+from sipl.engine.embedded.waits import explain
+from sipl.engine.embedded.watch import Watch
+from sipl.layout.diag308 import Subcode
+from sipl.machine.boot_devices import DeviceKind
+from sipl.machine.css.interruptions import IoInterruptions
+from sipl.machine.css.subsystem import ChannelSubsystem
+from sipl.machine.diag308 import GuestReset
+from sipl.machine.sclp_events import EventFacility
+from sipl.machine.tod import UNITS_PER_MICROSECOND, UNITS_PER_SECOND, TodClock, tod_from_unix
+from sipl.machine.virtio.block import VirtioBlock
+from sipl.machine.virtio.ccw import VirtioCcw
+from sipl.machine.virtio.entropy import VirtioEntropy
+from sipl.machine.virtio.scsi import VirtioScsi
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from sipl.firmware.hand_over import HandOver
+    from sipl.machine.machine import Machine
+
+# The guest's clock runs slower than the host's, and jumps where the guest only waits: a tick costs the same work
+# however fast the CPU is, and this one is slow.
+TOD_SCALE: Final = 0.25
+ENTROPY_DEVNO: Final = 0xFFFE
+# Looking at the host's clock, and at the person, costs a system call: once in this many interruption points.
+_LOOK_EVERY: Final = 256
+# How long a waiting guest may sleep before the person is looked for again, in seconds.
+_LONGEST_SLEEP: Final = 0.2
+
+
+class GuestConsole(Protocol):
+    """The other end of the guest's console."""
+
+    def write(self, data: bytes) -> None:
+        """The guest writes, in bytes as a terminal takes them."""
+
+    def read(self, timeout: float) -> bytes:
+        """What was typed for the guest; waits up to `timeout` seconds for it. b"" if there is nothing.
+
+        Raises:
+            ConsoleEnds: the person ends the run.
+        """
+
+
+class ConsoleEnds(Exception):
+    """The person in front of the console has ended the run; the text says how."""
+
+
+class _Silent:
+    """A console without a person."""
+
+    def write(self, data: bytes) -> None:
+        """Nobody reads."""
+
+    def read(self, timeout: float) -> bytes:
+        """Nobody types."""
+        time.sleep(timeout)
+        return b""
+
+
+class _End(Exception):
+    def __init__(self, kind: EndKind, message: str) -> None:
+        self.end = GuestEnd(kind, message)
+        super().__init__(message)
+
+
+class EmbeddedEngine:
+    """Runs guests on Unicorn's CPU, in this process.
+
+    `console` is what the guest writes to and reads from; `timeout` ends a run after so many seconds, `until` as soon as
+    the console has shown this text.
+    """
+
+    def __init__(
+        self, console: GuestConsole | None = None, timeout: float | None = None, until: str | None = None
+    ) -> None:
+        self.console = console or _Silent()
+        self._deadline = None if timeout is None else time.monotonic() + timeout
+        self._timeout = timeout
+        self._until = None if until is None else until.encode()
+        self._shown = b""
+        self._looks = self._looks_seen = 0
+        self._console_lock = threading.Lock()
+        self._typed = bytearray()
+        self._ended: str | None = None
+        self._events = EventFacility(self._write)
+        self._started = 0  # host's monotonic clock, nanoseconds, when the guest's clock was started
+        self._breakpoints: dict[int, Callable[[], object]] = {}
+        self.complex: CpuComplex | None = None
+
+    def break_at(self, address: int, function: Callable[[], object]) -> None:
+        """Call a function before the instruction at a virtual address; a true result ends the run there.
+
+        Breakpoints set while the guest runs hold from its next IPL or reset on.
+        """
+        self._breakpoints[address] = function
+
+    def _at_breakpoint(self, address: int) -> None:
+        if self._breakpoints[address]():
+            raise _End(EndKind.BREAKPOINT, f"the guest came to {address:#x}")
+
+    # Surroundings of the CPU
+
+    def guest_stops(self) -> None:
+        """SIGP stop of the only CPU."""
+        raise _End(EndKind.DONE, "the guest has stopped its only CPU")
+
+    def look_around(self) -> None:
+        """Now and then: the person, and the clock on the wall."""
+        self._looks += 1
+        if self._looks % _LOOK_EVERY == 0:
+            self._look(0)
+
+    def _left(self) -> float | None:
+        """Seconds that are left of the guest's time."""
+        return None if self._deadline is None else self._deadline - time.monotonic()
+
+    def _look(self, wait: float) -> None:
+        left = self._left()
+        if left is not None:
+            if left <= 0:
+                at = f", and was about {self.complex.cpu.address:#x}" if self.complex is not None else ""
+                raise _End(EndKind.TIMEOUT, f"the guest ran for {self._timeout:g} s, which is what it was given{at}")
+            wait = min(wait, left)
+        self._read_console(wait)
+        if self._ended is not None:
+            raise _End(EndKind.ENDED, self._ended)
+        if self._typed:
+            del self._typed[: self._events.feed(bytes(self._typed))]
+
+    def _read_console(self, wait: float) -> None:
+        with self._console_lock:
+            try:
+                self._typed += self.console.read(wait)
+            except ConsoleEnds as end:
+                self._ended = str(end)
+
+    def _silent_and_ends(self) -> bool:
+        """For the watch: look at the console in the guest's place, if the guest has not come by for a while."""
+        silent, self._looks_seen = self._looks == self._looks_seen, self._looks
+        if silent:
+            self._read_console(0)
+        return self._ended is not None
+
+    def _write(self, data: bytes) -> None:
+        self.console.write(data)
+        if self._until is not None:
+            self._shown = (self._shown + data)[-len(self._until) - len(data) :]
+            if self._until in self._shown:
+                raise _End(EndKind.SEEN, f"the console shows '{self._until.decode()}'")
+
+    # The run
+
+    def run(self, machine: Machine, state: HandOver) -> GuestEnd:
+        """Run the guest from the PSW of the hand-over."""
+        interruptions = IoInterruptions()
+        css = ChannelSubsystem(machine.memory, interruptions, self._stored)
+        for device in machine.devices:
+            if isinstance(device.disk, WritableDisk):
+                scsi = device.kind is DeviceKind.VIRTIO_SCSI
+                virtio = VirtioScsi(device.disk, f"sipl{device.devno:04x}") if scsi else VirtioBlock(device.disk)
+                css.attach(VirtioCcw(virtio), device.devno, device.ssid)
+        css.attach(VirtioCcw(VirtioEntropy()), ENTROPY_DEVNO)
+        self._started = time.monotonic_ns()
+        tod = TodClock(time.monotonic_ns, tod_from_unix(time.time_ns()), TOD_SCALE)
+        self._events = EventFacility(self._write, on_service_signal=self._signal)
+        machine.events = self._events
+        machine.memory.on_write = self._stored
+        psw = state.psw
+        registers = [0] * 16
+        try:
+            while True:
+                self.complex = self._new_cpu(machine, css, interruptions, tod, registers)
+                try:
+                    self._run_cpu(self.complex, psw)
+                except GuestReset as reset:
+                    if reset.subcode not in (Subcode.RESET_MODIFIED_CLEAR, Subcode.RESET_LOAD_NORMAL):
+                        return GuestEnd(EndKind.REIPL, "the guest asked for an IPL")
+                registers = [self.complex.cpu.registers[number] for number in range(16)]
+                css.reset()
+                interruptions.clear()
+                self._events.reset()
+                psw = int.from_bytes(machine.memory.read(0, 8), "big")
+        except _End as end:
+            return end.end
+        except ProgramLoop as loop:
+            return GuestEnd(EndKind.CRASHED, f"the guest only ends in a {loop}")
+        finally:
+            machine.events = None
+            machine.memory.on_write = None
+
+    def _signal(self) -> None:
+        if self.complex is not None:
+            self.complex.service_signal = True
+
+    def _stored(self, address: int, length: int) -> None:
+        if self.complex is not None:
+            self.complex.cpu.written(address, length)
+
+    def _new_cpu(
+        self,
+        machine: Machine,
+        css: ChannelSubsystem,
+        interruptions: IoInterruptions,
+        tod: TodClock,
+        registers: list[int],
+    ) -> CpuComplex:
+        """A CPU after an initial CPU reset; general registers survive the resets that a guest can ask for."""
+        cpu = CpuComplex(machine, css, interruptions, tod, self)
+        for number, value in enumerate(registers):
+            cpu.cpu.registers[number] = value
+        for address in self._breakpoints:
+            cpu.call_at(address, self._at_breakpoint)
+        return cpu
+
+    def _run_cpu(self, cpu: CpuComplex, psw: int) -> None:
+        cpu.load_short_psw(psw)
+        with Watch(cpu.cpu.unicorn.stop, self._left, self._silent_and_ends) as watch:
+            while True:
+                if cpu.waiting:
+                    cpu.waiting = False
+                    self._wait(cpu)
+                cpu.run()
+                self._look(0)
+                if watch.stopped:
+                    raise _End(EndKind.ENDED, "a signal ended the run")
+
+    def _wait_for_clock(self, cpu: CpuComplex) -> None:
+        """Jump to the clock comparator, as long as the guest's time does not overtake the host's; else sleep.
+
+        A guest that computes falls behind, because its clock is slow, and catches up where it waits. One that is idle
+        has caught up, and must not keep the host busy with its timer ticks.
+        """
+        wait = cpu.tod.units_until(cpu.clock_comparator) or 0
+        host = (time.monotonic_ns() - self._started) * UNITS_PER_MICROSECOND // 1000
+        ahead = cpu.tod.elapsed() + wait - host
+        if ahead <= 0:
+            cpu.tod.jump_to(cpu.clock_comparator)
+        else:
+            self._look(min(ahead / UNITS_PER_SECOND, _LONGEST_SLEEP))
+
+    def _wait(self, cpu: CpuComplex) -> None:
+        """The CPU waits: until an interruption comes, which a clock comparator can be jumped to."""
+        mask = cpu.cpu.mask
+        if not mask & (PSW_EXTERNAL | PSW_IO):
+            end = explain(mask, cpu.cpu.address)
+            raise _End(end.kind, end.message)
+        self._look(0)
+        while not cpu.look_for_interruptions():
+            enabled = cpu.cpu.control(0) if mask & PSW_EXTERNAL else 0
+            if cpu.css.work_left:
+                cpu.css.continue_work()
+            elif enabled & CR0_CLOCK_COMPARATOR and cpu.clock_comparator != NO_COMPARATOR:
+                self._wait_for_clock(cpu)
+            elif enabled & CR0_SERVICE_SIGNAL:
+                self._look(_LONGEST_SLEEP)
+            else:
+                raise _End(EndKind.CRASHED, "the guest waits for an interruption that will never come")
