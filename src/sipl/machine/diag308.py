@@ -15,7 +15,9 @@ if TYPE_CHECKING:
 
 FUNCTION_CODE: Final = 0x308
 MAX_SUBCODE: Final = 0xFFFF
-_RESETS: Final = frozenset({Subcode.RESET_MODIFIED_CLEAR, Subcode.RESET_LOAD_NORMAL, Subcode.LOAD_CLEAR})
+_RESETS: Final = frozenset(
+    {Subcode.RESET_MODIFIED_CLEAR, Subcode.RESET_LOAD_NORMAL, Subcode.LOAD_CLEAR, Subcode.LOAD_NORMAL_DUMP}
+)
 _BLOCK_ALIGNMENT: Final = 4096
 _MIN_LENGTHS: Final = {IplbType.CCW: IPLB_CCW_LENGTH, IplbType.FCP: IPLB_FCP_MIN_LENGTH}
 
@@ -33,7 +35,7 @@ def diagnose_308(cpu: Cpu, ipl: IplDevice, r1: int, r3: int) -> None:
 
     Raises:
         ProgramInterruption: privileged, specification (a subcode that is not offered, too), addressing.
-        GuestReset: subcodes 0, 1 and 3.
+        GuestReset: subcodes 0, 1, 3 and 4.
     """
     cpu.require_supervisor()
     subcode = cpu.registers[r3]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import struct
 
 import pytest
-from guest_asm import DONE, PROBLEM, PROGRAM_CHECK, PROGRAM_NEW, WAIT, program
+from guest_asm import DONE, PROBLEM, PROGRAM_CHECK, PROGRAM_NEW, PUT_SIZE, WAIT, program
 from guest_lab import MEMORY, SIGNATURE, SPARE
 from ipl_lab import Load, code
 
@@ -40,7 +40,7 @@ class TestProgramInterruptions:
     CASES = (
         # function, subcode, address, first register, code
         (0x308, 2, SPARE, R1, SPECIFICATION),
-        (0x308, 4, SPARE, R1, SPECIFICATION),
+        (0x308, 7, SPARE, R1, SPECIFICATION),
         (0x308, 0x10003, SPARE, R1, SPECIFICATION),
         (0x308, 6, SPARE, R1 + 1, SPECIFICATION),
         (0x308, 6, SPARE + 8, R1, SPECIFICATION),
@@ -62,6 +62,8 @@ class TestProgramInterruptions:
         (0x508, 0x8000, MEMORY, R1, ADDRESSING),
         (0x508, 0x8000, MEMORY - 8, R1, ADDRESSING),
         (0x508, 0x8000, 0xFFFF_FFFF_FFFF_FFC0, R1, ADDRESSING),
+        (0x288, 0, SPARE, R1, SPECIFICATION),  # the watchdog: this machine has none
+        (0x288, 1, SPARE, R1, SPECIFICATION),
         (0x999, 0, SPARE, R1, SPECIFICATION),
     )
 
@@ -80,7 +82,9 @@ class TestProgramInterruptions:
         [
             (0x308, 0, R1),
             (0x308, 3, R1),
+            (0x308, 4, R1),
             (0x308, 6, R1 + 1),
+            (0x288, 0, R1),
             (0x320, 0, R1),
             (0x320, 0xFFFFF, R1 + 1),
             (0x508, 0, R1),
@@ -275,17 +279,23 @@ class TestDiag308:
 
     @pytest.mark.parametrize("subcode", [0, 1])
     def test_reset_starts_at_the_psw_at_zero(self, lab, subcode):
-        """Storage and general registers stay; PSW, control registers and prefix are those of a reset CPU."""
-        asm = program()
-        asm.load(7, 0x1122334455667788).put(SPARE, b"restart.")
-        asm.put(0, (0x000A000080000000 | DONE).to_bytes(8, "big"))
-        asm.put(SPARE + 0x100, (0x20000).to_bytes(4, "big") + bytes(4)).s_at(0xB210, SPARE + 0x100)
-        asm.put(SPARE + 0x108, (0xABC).to_bytes(8, "big")).load(12, SPARE + 0x108).rxy(0xEB2F, 3, 12, index=3)
-        asm.load(2, 0).load(6, subcode).diag(2, 6, 0x308)
-        left = lab.run(asm.end(0xBAD))
+        """At absolute zero, wherever the prefix points to. Storage stays; registers that have data stay after 1."""
+        prefix, found, data = 0x20000, SPARE + 0x300, b"kept...."
+        asm = program().put(SPARE, data + (0xABC).to_bytes(8, "big")).load(12, SPARE).load(7, 0x1122334455667788)
+        asm.raw("6820C000").raw("9A44C000").rxy(0xEB2F, 3, 12, 8, index=3)  # LD, LAM, LCTLG
+        asm.put(SPARE + 0x100, prefix.to_bytes(4, "big") + bytes(4)).s_at(0xB210, SPARE + 0x100).load(5, subcode)
+        asm.put(prefix, (0x0008000180000000 | asm.here + PUT_SIZE + 4).to_bytes(8, "big")).diag(2, 5, 0x308)
+        asm.load(14, found).rxy(0xEB24, 0, 14, index=13).rxy(0xEB25, 0, 14, 0x80, index=15)  # STMG, STCTG
+        asm.raw("9B44E100").raw("6020E108").s(0xB211, 14, 0x110)  # STAM, STD, STPX
+        left = lab.run(asm.end())
         assert left.stopped_at == DONE, left.end
-        assert (left.registers[7], left.bytes(SPARE, 8)) == (0x1122334455667788, b"restart.")
-        assert (left.prefix, left.control[3]) == (0, 0)
+        control = [left.number(found + 0x80 + 8 * number) for number in range(16)]
+        assert control == [0xE0, *[0] * 13, 0xC2000000, 0]
+        assert (left.number(found + 0x110, 4), left.bytes(SPARE, 8)) == (0, data)
+        kept = (left.number(found + 7 * 8), left.bytes(found + 0x100, 4), left.bytes(found + 0x108, 8))
+        assert kept == ((0x1122334455667788, b"kept", data) if subcode else (0, bytes(4), bytes(8)))
+        if not subcode:
+            assert left.bytes(found, 14 * 8) == bytes(14 * 8)
 
 
 class TestPrefix:
