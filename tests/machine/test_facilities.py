@@ -164,6 +164,7 @@ class EmbeddedCpu:
     def __init__(self, unicorn, registers):
         self.registers = registers
         self.cpu = unicorn.Uc(unicorn.UC_ARCH_S390X, unicorn.UC_MODE_BIG_ENDIAN)
+        self.cpu.ctl_set_cpu_model(registers.UC_CPU_S390X_MAX)
         self.cpu.mem_map(0, 4 << 20)
         self.interruptions = []
         self.cpu.hook_add(unicorn.UC_HOOK_INTR, self._interrupted)
@@ -261,7 +262,7 @@ def translating(embedded):
     put(PAGES + 8 * 0x80, INVALID)
     put(PAGES + 8 * 0x81, DATA | PROTECTED)
     put(PAGES + 8 * 0x82, DATA | NO_EXECUTION)
-    embedded.cr0 |= 1 << 63 - 40 | 1 << 63 - 20  # enhanced DAT, instruction-execution protection
+    embedded.cr0 |= 1 << 63 - 40 | 1 << 63 - 43  # enhanced DAT, instruction-execution protection
     for register in ("CR1", "CR13"):
         embedded.set(register, REGION | 0x7)
 
@@ -296,11 +297,14 @@ def test_8_a_large_page_is_taken_for_a_page_table(embedded, translating):
     assert embedded.get("R1").to_bytes(8, "big") == b"zero was"
 
 
-def test_130_execution_is_not_prevented(embedded, translating):
-    assert 130 in WITHHELD
+def test_130_execution_is_prevented(embedded, translating):
+    assert 130 in OFFERED
     assert translating(LOAD)[0]
     embedded.cpu.mem_write(DATA, bytes.fromhex("a7190042"))  # LGHI 1,0x42
     embedded.interruptions.clear()
+    embedded.set("R1", 0)
     embedded.set("PSWM", SUPERVISOR_64 | DAT)
     embedded.cpu.emu_start(0x82000, 0x82004, count=1)
-    assert (embedded.interruptions, embedded.get("R1")) == ([], 0x42)
+    assert (embedded.interruptions, embedded.get("R1")) == ([3], 0)
+    told = struct.unpack(">Q", embedded.cpu.mem_read(TRANSLATION_EXCEPTION, 8))[0]
+    assert told & ~0xF3B == 0x82084

@@ -72,6 +72,7 @@ OFFERED: Final[dict[int, Facility]] = {
     52: Facility(12, "interlocked access 2", "one CPU runs at a time"),
     75: Facility(11, "fetch or store is told with an access exception", "the CPU stores it in the lowcore"),
     129: Facility(13, "vector", "the CPU carries it out: 211 forms of instructions gave the results of a QEMU 7.2"),
+    130: Facility(14, "instruction-execution protection", _CPU),
     138: Facility(14, "always in z/Architecture mode", "the CPU knows no other"),
 }
 
@@ -118,7 +119,6 @@ WITHHELD: Final[dict[int, Withheld]] = {
     80: Withheld("decimal floating point, packed", "operation exception: CDPT"),
     81: Withheld("PPA in order", "nothing to assist: there are no transactions"),
     82: Withheld("branch prediction blocking", "there is nothing to protect from"),
-    130: Withheld("instruction-execution protection", "the CPU executes from such pages"),
     131: Withheld("side-effect access, suppression on protection 2", "not put to the test, and nothing asks for it"),
     133: Withheld("guarded storage", "operation exception: LGG, LGSC"),
     134: Withheld("vector packed decimal", "operation exception: VAP"),

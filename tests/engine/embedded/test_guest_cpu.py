@@ -133,7 +133,6 @@ class TestLoadPsw:
             (0x0000000180000001, 0xA000),  # unassigned bit 63
             (0x0000000080000000, 0x80000000),  # 31-bit addressing, 32-bit address
             (0x0000000000000000, 0x1000000),  # 24-bit addressing, 25-bit address
-            (0x0000000180000000, 0xA001),  # odd
         ],
         ids=hex,
     )
@@ -143,6 +142,19 @@ class TestLoadPsw:
         left = lab.run(asm.go(mask, address), timeout=3)
         assert left.interrupted(SPECIFICATION), left.end
         assert (left.number(0x150), left.program_old) == (mask, address)
+
+    @pytest.mark.parametrize("how", ["LPSWE", "BR"])
+    def test_odd_address(self, lab, how):
+        """Found when an instruction is to be fetched there: the old PSW is beyond it."""
+        asm = program()
+        asm = asm.go(SUPERVISOR, 0xA001) if how == "LPSWE" else asm.load(14, 0xA001).raw("07FE")
+        left = lab.run(asm.end(), timeout=3)
+        assert left.interrupted(SPECIFICATION), left.end
+        assert (left.number(0x150), left.program_length, left.program_old) == (SUPERVISOR, 2, 0xA003)
+
+    def test_odd_address_of_a_wait(self, lab):
+        left = lab.run(program().go(WAIT & ~EXTERNAL & ~IO, 0xA001), timeout=3)
+        assert left.stopped_at == 0xA001
 
     def test_where_there_is_no_storage(self, lab):
         left = lab.run(program().go(SUPERVISOR, MEMORY + 0x1000), timeout=3)
@@ -399,6 +411,16 @@ class TestTranslation:
         left = lab.run(self.translated({0x80: 0x400}).load(14, 0x80000).raw("07FE"), timeout=3)
         assert left.interrupted(PAGE_TRANSLATION), left.end
         assert left.number(0xA8) & ~0xFFF == left.program_old == 0x80000
+
+    def test_instruction_execution_protection(self, lab):
+        """A page with its IEP bit holds data; that counts once CR0 says so."""
+        asm = self.tables(program().put(SPARE, bytes.fromhex("07FE").ljust(8, b"\0")), {0x80: SPARE | 0x100})
+        asm.go(DAT).load(13, 0x80000).raw("0DED").put_register(0x7100, 13)  # BASR 14,13
+        asm.put(0x6008, (0x100000).to_bytes(8, "big")).load(12, 0x6008).rxy(0xEB2F, 0, 12, index=0).raw("0DED")
+        left = lab.run(asm.end(), timeout=3)
+        assert left.interrupted(PROTECTION), left.end
+        assert (left.number(0x7100), left.program_old & ~0xF) == (0x80000, 0x80000)
+        assert left.number(0xA8) & 0x94 == 0x84  # an instruction fetch, by instruction-execution protection
 
     def test_emulated_instruction_in_two_address_spaces(self, lab):
         """The same virtual address holds DIAG 320 in one table and DIAG 508 in another."""

@@ -13,7 +13,9 @@ from sipl.engine.embedded.guest_cpu import PSW_EXTERNAL, PSW_IO, PSW_WAIT, Guest
 from sipl.engine.embedded.instructions import (
     EXECUTE,
     EXECUTE_RELATIVE_LONG,
+    EXECUTION_PROTECTION,
     HANDLERS,
+    INVALID_SYSTEM_MASK,
     LENGTHS,
     LOW_ADDRESS_PROTECTION,
     SET_PREFIX,
@@ -22,12 +24,13 @@ from sipl.engine.embedded.instructions import (
     opcode,
     target_of,
 )
-from sipl.engine.embedded.unicorn_cpu import CR0, INTERRUPTION_SVC, PC
+from sipl.engine.embedded.unicorn_cpu import CR0, INTERRUPTION_SVC, PC, UnicornError
 from sipl.machine.cpu_type import cpu_type
 from sipl.machine.diag308 import GuestReset
 from sipl.machine.facilities import facility_list
 from sipl.machine.interruption import ProgramCode, ProgramInterruption
 from sipl.machine.stsi import Configuration, store_system_information
+from sipl.machine.tod import CpuTimer
 from sipl.machine.virtio.ccw import notify
 
 if TYPE_CHECKING:
@@ -39,8 +42,11 @@ if TYPE_CHECKING:
     from sipl.machine.stsi import SystemInformation
     from sipl.machine.tod import TodClock
 
+_NEVER: Final = 1 << 64
 NO_COMPARATOR: Final = 0xFFFF_FFFF_FFFF_FFFF
 _CR0_TRANSLATION: Final = 0x900000  # EDAT and IEP: what a page table means depends on them
+_PAGE: Final = 0x1000
+_EXECUTION_EXCEPTION: Final = 0x84  # of the translation-exception identification: instruction-execution protection
 _PREFIX_MASK: Final = 0x7FFFE000
 _PREFIX_AREA: Final = 0x2000
 # How much is scanned before a start: Unicorn announces every new block but the one that it starts with. A longer first
@@ -103,18 +109,23 @@ class CpuComplex:
         self.cpu_id = cpu_type(machine.model).cpu_id
         self._configuration = Configuration(machine.options.cpus)
         self.clock_comparator = NO_COMPARATOR
+        self.cpu_timer = CpuTimer(tod)
         self.traps: dict[int, int] = {}
         self.waiting = False
         self.service_signal = False  # one may be pending
         self._glances = 0
+        self._length = 0  # of the instruction that is emulated, or of the EXECUTE that carries it out
         self._go_on = True
         self._last_program = (0, 0)
         self._same_program = 0
         self._io = io
         self._surroundings = surroundings
-        self._low_address_protection = 0
-        self._sites: dict[int, bytes] = {}
+        self._cr0 = self.cpu.control(0)  # as the guest has loaded it
+        self._protection_lifted = False
+        self._sites: dict[int, tuple[bytes, int]] = {}
         self._error: BaseException | None = None
+        self._alarm = 0  # elapsed units of the clock, when the interruption of a timer is pending
+        self.set_alarm()
         unicorn = self.cpu.unicorn
         self._site_callback = unicorn.code_callback(self._at_site)
         self._flush_callback = unicorn.code_callback(lambda _: unicorn.flush_tlb())
@@ -130,12 +141,33 @@ class CpuComplex:
         while self._go_on and not self.waiting:
             self._go_on = False
             address = unicorn.read(PC)
+            if address & 1:
+                self._program(ProgramCode.SPECIFICATION, LENGTHS[0], address)
+                self._interrupted()
+                self._go_on = True
+                continue
             if self._scan(address, self._fetch(address, _SCAN_AHEAD)):
                 unicorn.forget_code(address, address + _SCAN_AHEAD)
-            unicorn.run(address)
+            if not unicorn.run(address):
+                self._allow_code(unicorn.read(PC))
+                self._go_on = True
             if self._error is not None:
                 error, self._error = self._error, None
                 raise error
+
+    def _allow_code(self, address: int) -> None:
+        """Something of a block at `address` lies where nothing was executed before: let it be executed."""
+        code = self._fetch(address, 6)
+        places = [address, (address | 0xFFF) + 1]
+        if code and opcode(code.ljust(6, b"\0")) in (EXECUTE, EXECUTE_RELATIVE_LONG):
+            target = target_of(self, opcode(code), code, address)
+            places += [target, target + 5]
+        unicorn = self.cpu.unicorn
+        for place in places:
+            absolute = unicorn.translate(self.cpu.wrap(place))
+            if absolute is not None and unicorn.allow_code(absolute):
+                return
+        raise UnicornError("embedded CPU", f"code at {address:#x} cannot be fetched", "this is a bug of sipl")
 
     def call_at(self, address: int, function: Callable[[int], None]) -> None:
         """Call a function before the instruction at a virtual address; what it raises ends the run."""
@@ -157,8 +189,10 @@ class CpuComplex:
 
     def _at_new_block(self, address: int, size: int) -> None:
         try:
-            if self._scan(address, self._fetch(address, size)):
-                # The block is translated anew, with the hooks in it, before anything of it runs.
+            if self._protection_lifted:
+                self._protect_data()
+            if address & 1 or self._scan(address, self._fetch(address, size)):
+                # The block is translated anew, with the hooks in it, before anything of it runs; or not at all.
                 self.cpu.unicorn.forget_code(address, address + size)
                 self.cpu.unicorn.stop()
                 self._go_on = True
@@ -169,10 +203,11 @@ class CpuComplex:
         """Instructions at a virtual address, as far as they can be reached."""
         code = b""
         while length > 0:
-            step = min(length, 0x1000 - (address & 0xFFF))
+            step = min(length, _PAGE - (address & 0xFFF))
             at = self.cpu.unicorn.translate(address)
             if at is None or at + step > self.cpu.memory.size:
                 break
+            self.cpu.code_pages[at // _PAGE] = 1
             code += self.cpu.memory.read(at, step)
             address = self.cpu.wrap(address + step)
             length -= step
@@ -188,7 +223,7 @@ class CpuComplex:
             site = address + at
             key = opcode(instruction) if len(instruction) == length else 0
             if key and site not in self._sites and self._concerns(key, instruction, site):
-                self._sites[site] = instruction
+                self._sites[site] = instruction, key
                 self.cpu.unicorn.on_code(site, self._site_callback)
                 if key == SET_PREFIX:
                     self.cpu.unicorn.on_code(site + length, self._flush_callback)
@@ -205,19 +240,28 @@ class CpuComplex:
 
     def _at_site(self, address: int) -> None:
         try:
-            known = self._sites[address]
-            code = self._fetch(address, len(known))
-            if code == known and known[0] == STORE_THEN_OR and not self._something_pending():
+            if self._protection_lifted:
+                self._protect_data()
+            code, key = self._sites[address]
+            if not self._is_there(address, code):
+                # Another address space, or code that was replaced.
+                code = self._fetch(address, 6)
+                code = code[: LENGTHS[code[0] >> 6]] if code else code
+                key = opcode(code) if len(code) >= 2 else 0
+            elif key == STORE_THEN_OR and not code[1] & INVALID_SYSTEM_MASK and not self._something_pending():
                 # Linux enables interruptions all the time; the CPU does that itself, and there is none to deliver.
                 return
-            if code != known:
-                # Another address space, or code that was replaced.
-                code = self._fetch(address, LENGTHS[code[0] >> 6]) if code else code
-            key = opcode(code) if len(code) >= 2 else 0
             if key:
                 self._emulate(key, code, address)
         except BaseException as error:  # noqa: BLE001 (nothing can leave a callback of a C library)
             self.leave(error)
+
+    def _is_there(self, address: int, code: bytes) -> bool:
+        """Whether an instruction stands at a virtual address."""
+        if (address & 0xFFF) + len(code) > _PAGE:
+            return self._fetch(address, len(code)) == code
+        at = self.cpu.unicorn.translate(address)
+        return at is not None and self.cpu.memory.view[at : at + len(code)] == code
 
     def _emulate(self, key: int, code: bytes, address: int) -> None:
         length = len(code)
@@ -231,6 +275,7 @@ class CpuComplex:
             self._note_prefix(code)
             return
         self.cpu.unicorn.write(PC, self.cpu.wrap(address + length))
+        self._length = length
         try:
             HANDLERS[key](self, code)
         except ProgramInterruption as interruption:
@@ -273,10 +318,31 @@ class CpuComplex:
                 interruptions.supervisor_call(self.cpu, code, length, address)
             else:
                 code, length = offsets.program(context)
+                if code == ProgramCode.PROTECTION and self._lift_protection():
+                    return
                 self._program(code, length, address)
             self._interrupted()
         except BaseException as error:  # noqa: BLE001 (nothing can leave a callback of a C library)
             self.leave(error)
+
+    # Instruction-execution protection is always on below the guest: Unicorn makes stores fast only on pages that cannot
+    # hold code, and Linux says which can't long before it wants to be told. Where the guest has not switched it on, a
+    # fault of it is none of the guest's: it is lifted until the block that was to be fetched is translated.
+
+    def _lift_protection(self) -> bool:
+        """Whether it was instruction-execution protection, without the guest having asked for it: lift it then."""
+        if self._cr0 & EXECUTION_PROTECTION:
+            return False
+        identification = self.cpu.memory.span(self.cpu.prefix + interruptions.TRANSLATION_EXCEPTION, 8)
+        if identification[7] & _EXECUTION_EXCEPTION != _EXECUTION_EXCEPTION:
+            return False
+        self.cpu.unicorn.write(CR0, self.cpu.control(0) & ~EXECUTION_PROTECTION)
+        self._protection_lifted = True
+        return True
+
+    def _protect_data(self) -> None:
+        self._protection_lifted = False
+        self.cpu.unicorn.write(CR0, self.cpu.control(0) | EXECUTION_PROTECTION)
 
     def _program(self, code: int, length: int, address: int) -> None:
         if length not in LENGTHS:
@@ -296,23 +362,29 @@ class CpuComplex:
         if self.cpu.mask & PSW_WAIT:
             self.waiting = True
             self.cpu.unicorn.stop()
+        elif self.cpu.address & 1:
+            self._go_on = True
+            self.cpu.unicorn.stop()
 
-    def _accept_psw(self) -> bool:
+    def _accept_psw(self, length: int = 0) -> bool:
         """Whether the current PSW is valid; for one that is not, a specification exception is delivered.
+
+        `length` is that of the instruction where it has set a part of the PSW only.
 
         Raises:
             ProgramLoop: the new PSW of that is not valid either.
         """
         if interruptions.is_valid_psw(self.cpu.mask, self.cpu.address):
             return True
-        interruptions.program(self.cpu, ProgramCode.SPECIFICATION, 0, self.cpu.address)
+        at = self.cpu.wrap(self.cpu.address - length) if length else self.cpu.address
+        interruptions.program(self.cpu, ProgramCode.SPECIFICATION, length, at)
         if not interruptions.is_valid_psw(self.cpu.mask, self.cpu.address):
             raise ProgramLoop(ProgramCode.SPECIFICATION, self.cpu.address)
         return False
 
     def mask_changed(self) -> None:
         """The system mask was set: it may not be valid, and interruptions may be enabled now."""
-        if self._accept_psw():
+        if self._accept_psw(self._length):
             self.look_for_interruptions()
         else:
             self._interrupted()
@@ -324,7 +396,28 @@ class CpuComplex:
             return True
         if not self._glances % _LOOK_AROUND:
             self._surroundings.look_around()
-        return self.tod.comparator_pending(self.clock_comparator)
+        return self.tod.elapsed() >= self._alarm
+
+    def set_clock_comparator(self, value: int) -> None:
+        """SET CLOCK COMPARATOR."""
+        self.clock_comparator = value
+        self.set_alarm()
+
+    def set_alarm(self) -> None:
+        """Clock, timers or their masks were set: find out when the next of their interruptions is pending."""
+        units = self.units_until_external()
+        self._alarm = self.tod.elapsed() + (_NEVER if units is None else units)
+
+    def units_until_external(self) -> int | None:
+        """Units of the clock until a timer that is enabled by control register 0 interrupts; None if none ever will."""
+        found = []
+        if self._cr0 & interruptions.CR0_CPU_TIMER:
+            found.append(self.cpu_timer.units_until_pending())
+        if self._cr0 & interruptions.CR0_CLOCK_COMPARATOR:
+            until = self.tod.units_until(self.clock_comparator)
+            if until is not None:
+                found.append(until)
+        return min(found, default=None)
 
     def look_for_interruptions(self) -> bool:
         """Deliver what is pending and enabled: external first, then I/O; whether there was something."""
@@ -345,9 +438,12 @@ class CpuComplex:
         return False
 
     def _external(self) -> bool:
-        enabled = self.cpu.control(0)
+        enabled = self._cr0
         if enabled & interruptions.CR0_CLOCK_COMPARATOR and self.tod.comparator_pending(self.clock_comparator):
             interruptions.external(self.cpu, interruptions.CLOCK_COMPARATOR)
+            return True
+        if enabled & interruptions.CR0_CPU_TIMER and self.cpu_timer.pending:
+            interruptions.external(self.cpu, interruptions.CPU_TIMER)
             return True
         if self.service_signal and enabled & interruptions.CR0_SERVICE_SIGNAL and self.machine.events is not None:
             self.service_signal = False
@@ -371,21 +467,26 @@ class CpuComplex:
     # What instructions change
 
     def set_control(self, number: int, value: int) -> None:
-        """Load a control register; low-address protection is kept back, which Unicorn applies to unaligned stores."""
-        old = self.cpu.control(number)
-        if number == 0:
-            self._low_address_protection = value & LOW_ADDRESS_PROTECTION
-            value &= ~LOW_ADDRESS_PROTECTION
+        """Load a control register.
+
+        Low-address protection is kept back, which Unicorn applies to unaligned stores that are far from low.
+        """
+        old = self.get_control(number)
         if old == value:
             return
+        changed = old ^ value
+        if number == 0:
+            self._cr0 = value
+            value = value & ~LOW_ADDRESS_PROTECTION | EXECUTION_PROTECTION
         self.cpu.unicorn.write(CR0 + number, value)
-        if number in (1, 7, 13) or (number == 0 and (old ^ value) & _CR0_TRANSLATION):
+        if number == 0:
+            self.set_alarm()
+        if number in (1, 7, 13) or (number == 0 and changed & _CR0_TRANSLATION):
             self.cpu.unicorn.flush_tlb()
 
     def get_control(self, number: int) -> int:
         """A control register as the guest has loaded it."""
-        value = self.cpu.control(number)
-        return value | self._low_address_protection if number == 0 else value
+        return self._cr0 if number == 0 else self.cpu.control(number)
 
     def stsi(self, r0: int, r1: int) -> SystemInformation:
         """STORE SYSTEM INFORMATION by two registers."""

@@ -8,12 +8,14 @@ from typing import TYPE_CHECKING, Final, Protocol
 
 from sipl.disk.overlay import WritableDisk
 from sipl.engine.base import EndKind, GuestEnd
-from sipl.engine.embedded.cpu_complex import NO_COMPARATOR, CpuComplex, ProgramLoop
+from sipl.engine.embedded.cpu_complex import CpuComplex, ProgramLoop
 from sipl.engine.embedded.guest_cpu import PSW_EXTERNAL, PSW_IO
-from sipl.engine.embedded.interruptions import CR0_CLOCK_COMPARATOR, CR0_SERVICE_SIGNAL
-from sipl.engine.embedded.waits import explain
+from sipl.engine.embedded.interruptions import CR0_SERVICE_SIGNAL
+from sipl.engine.embedded.unicorn_cpu import A0, F0, R0
+from sipl.engine.embedded.waits import Stopped, explain
 from sipl.engine.embedded.watch import Watch
 from sipl.layout.diag308 import Subcode
+from sipl.layout.lowcore import PSW_ADDRESS_MASK
 from sipl.machine.boot_devices import DeviceKind
 from sipl.machine.css.interruptions import IoInterruptions
 from sipl.machine.css.subsystem import ChannelSubsystem
@@ -35,10 +37,18 @@ if TYPE_CHECKING:
 # however fast the CPU is, and this one is slow.
 TOD_SCALE: Final = 0.25
 ENTROPY_DEVNO: Final = 0xFFFE
+# What was typed and the guest's console has not taken, in bytes: a look at the keyboard seldom finds more. The console
+# keeps 64 KiB for a guest that does not read; what comes then waits where it comes from, or is lost as on any terminal.
+TYPED_LIMIT: Final = 4096
 # Looking at the host's clock, and at the person, costs a system call: once in this many interruption points.
 _LOOK_EVERY: Final = 256
 # How long a waiting guest may sleep before the person is looked for again, in seconds.
 _LONGEST_SLEEP: Final = 0.2
+
+# Control registers that an initial CPU reset does not leave at zero.
+_INITIAL_CONTROL: Final = {0: 0xE0, 14: 0xC2000000}
+# General, access and floating-point registers: an initial CPU reset leaves them as they are.
+_KEPT: Final = tuple(first + number for first in (R0, A0, F0) for number in range(16))
 
 
 class GuestConsole(Protocol):
@@ -47,8 +57,10 @@ class GuestConsole(Protocol):
     def write(self, data: bytes) -> None:
         """The guest writes, in bytes as a terminal takes them."""
 
-    def read(self, timeout: float) -> bytes:
-        """What was typed for the guest; waits up to `timeout` seconds for it. b"" if there is nothing.
+    def read(self, timeout: float, room: int) -> bytes:
+        """What was typed for the guest, at most `room` bytes; waits up to `timeout` seconds. b"" if there is nothing.
+
+        It is called without room, too: a person may want to end the run of a guest that does not read.
 
         Raises:
             ConsoleEnds: the person ends the run.
@@ -65,7 +77,7 @@ class _Silent:
     def write(self, data: bytes) -> None:
         """Nobody reads."""
 
-    def read(self, timeout: float) -> bytes:
+    def read(self, timeout: float, room: int) -> bytes:
         """Nobody types."""
         time.sleep(timeout)
         return b""
@@ -98,6 +110,7 @@ class EmbeddedEngine:
         self._ended: str | None = None
         self._events = EventFacility(self._write)
         self._started = 0  # host's monotonic clock, nanoseconds, when the guest's clock was started
+        self._firmware_base: int | None = None
         self._breakpoints: dict[int, Callable[[], object]] = {}
         self.complex: CpuComplex | None = None
 
@@ -144,7 +157,7 @@ class EmbeddedEngine:
     def _read_console(self, wait: float) -> None:
         with self._console_lock:
             try:
-                self._typed += self.console.read(wait)
+                self._typed += self.console.read(wait, TYPED_LIMIT - len(self._typed))
             except ConsoleEnds as end:
                 self._ended = str(end)
 
@@ -166,30 +179,44 @@ class EmbeddedEngine:
 
     def run(self, machine: Machine, state: HandOver) -> GuestEnd:
         """Run the guest from the PSW of the hand-over."""
+        disks: list[VirtioBlock | VirtioScsi] = []
         interruptions = IoInterruptions()
         css = ChannelSubsystem(machine.memory, interruptions, self._stored)
         for device in machine.devices:
             if isinstance(device.disk, WritableDisk):
                 scsi = device.kind is DeviceKind.VIRTIO_SCSI
-                virtio = VirtioScsi(device.disk, f"sipl{device.devno:04x}") if scsi else VirtioBlock(device.disk)
-                css.attach(VirtioCcw(virtio), device.devno, device.ssid)
+                disks.append(VirtioScsi(device.disk, f"sipl{device.devno:04x}") if scsi else VirtioBlock(device.disk))
+                css.attach(VirtioCcw(disks[-1]), device.devno, device.ssid)
         css.attach(VirtioCcw(VirtioEntropy()), ENTROPY_DEVNO)
+        end = self._run_guest(machine, css, interruptions, state)
+        faults = [str(disk.host_error) for disk in disks if disk.host_error is not None]
+        return end._replace(
+            host_faults=tuple(f"the guest saw I/O errors that are the host's: {fault}" for fault in faults)
+        )
+
+    def _run_guest(
+        self, machine: Machine, css: ChannelSubsystem, interruptions: IoInterruptions, state: HandOver
+    ) -> GuestEnd:
+        """Run it through all its resets, until it ends or asks for an IPL."""
+        begins_above = state.psw & PSW_ADDRESS_MASK >= machine.firmware_base
+        self._firmware_base = machine.firmware_base if begins_above else None
         self._started = time.monotonic_ns()
         tod = TodClock(time.monotonic_ns, tod_from_unix(time.time_ns()), TOD_SCALE)
         self._events = EventFacility(self._write, on_service_signal=self._signal)
         machine.events = self._events
         machine.memory.on_write = self._stored
         psw = state.psw
-        registers = [0] * 16
+        kept: dict[int, int] = {}
         try:
             while True:
-                self.complex = self._new_cpu(machine, css, interruptions, tod, registers)
+                self.complex = self._new_cpu(machine, css, interruptions, tod, kept)
                 try:
                     self._run_cpu(self.complex, psw)
                 except GuestReset as reset:
                     if reset.subcode not in (Subcode.RESET_MODIFIED_CLEAR, Subcode.RESET_LOAD_NORMAL):
                         return GuestEnd(EndKind.REIPL, "the guest asked for an IPL")
-                registers = [self.complex.cpu.registers[number] for number in range(16)]
+                    keep = _KEPT if reset.subcode is Subcode.RESET_LOAD_NORMAL else ()
+                    kept = {register: self.complex.cpu.unicorn.read(register) for register in keep}
                 css.reset()
                 interruptions.clear()
                 self._events.reset()
@@ -216,12 +243,14 @@ class EmbeddedEngine:
         css: ChannelSubsystem,
         interruptions: IoInterruptions,
         tod: TodClock,
-        registers: list[int],
+        kept: dict[int, int],
     ) -> CpuComplex:
-        """A CPU after an initial CPU reset; general registers survive the resets that a guest can ask for."""
+        """A CPU after an initial CPU reset, with the registers that it keeps."""
         cpu = CpuComplex(machine, css, interruptions, tod, self)
-        for number, value in enumerate(registers):
-            cpu.cpu.registers[number] = value
+        for number, value in _INITIAL_CONTROL.items():
+            cpu.set_control(number, value)
+        for register, value in kept.items():
+            cpu.cpu.unicorn.write(register, value)
         for address in self._breakpoints:
             cpu.call_at(address, self._at_breakpoint)
         return cpu
@@ -238,34 +267,34 @@ class EmbeddedEngine:
                 if watch.stopped:
                     raise _End(EndKind.ENDED, "a signal ended the run")
 
-    def _wait_for_clock(self, cpu: CpuComplex) -> None:
-        """Jump to the clock comparator, as long as the guest's time does not overtake the host's; else sleep.
+    def _wait_for_clock(self, cpu: CpuComplex, units: int) -> None:
+        """Jump to where a timer interrupts, as long as the guest's time does not overtake the host's; else sleep.
 
         A guest that computes falls behind, because its clock is slow, and catches up where it waits. One that is idle
         has caught up, and must not keep the host busy with its timer ticks.
         """
-        wait = cpu.tod.units_until(cpu.clock_comparator) or 0
         host = (time.monotonic_ns() - self._started) * UNITS_PER_MICROSECOND // 1000
-        ahead = cpu.tod.elapsed() + wait - host
+        ahead = cpu.tod.elapsed() + units - host
         if ahead <= 0:
-            cpu.tod.jump_to(cpu.clock_comparator)
+            cpu.tod.skip(units)
         else:
             self._look(min(ahead / UNITS_PER_SECOND, _LONGEST_SLEEP))
 
     def _wait(self, cpu: CpuComplex) -> None:
-        """The CPU waits: until an interruption comes, which a clock comparator can be jumped to."""
+        """The CPU waits: until an interruption comes; to that of a timer can be jumped."""
         mask = cpu.cpu.mask
         if not mask & (PSW_EXTERNAL | PSW_IO):
-            end = explain(mask, cpu.cpu.address)
+            memory = cpu.machine.memory
+            end = explain(Stopped(mask, cpu.cpu.address, cpu.cpu.registers[14], self._firmware_base, memory))
             raise _End(end.kind, end.message)
         self._look(0)
         while not cpu.look_for_interruptions():
-            enabled = cpu.cpu.control(0) if mask & PSW_EXTERNAL else 0
+            units = cpu.units_until_external() if mask & PSW_EXTERNAL else None
             if cpu.css.work_left:
                 cpu.css.continue_work()
-            elif enabled & CR0_CLOCK_COMPARATOR and cpu.clock_comparator != NO_COMPARATOR:
-                self._wait_for_clock(cpu)
-            elif enabled & CR0_SERVICE_SIGNAL:
+            elif units is not None:
+                self._wait_for_clock(cpu, units)
+            elif mask & PSW_EXTERNAL and cpu.get_control(0) & CR0_SERVICE_SIGNAL:
                 self._look(_LONGEST_SLEEP)
             else:
                 raise _End(EndKind.CRASHED, "the guest waits for an interruption that will never come")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 from sipl.engine.embedded.dat import walk
-from sipl.engine.embedded.unicorn_cpu import CR0, PC, PSWM, R0, UnicornCpu
+from sipl.engine.embedded.unicorn_cpu import CR0, FETCH, PC, PSWM, R0, STORE, UnicornCpu
 from sipl.machine.cpu import Cpu
 
 if TYPE_CHECKING:
@@ -48,6 +48,8 @@ class GuestCpu(Cpu):
         self.unicorn = UnicornCpu(memory)
         self.registers = _Registers(self.unicorn)  # type: ignore[assignment] # a sequence of 16, as the list is
         self.prefix = 0
+        # By page of absolute storage: whether code may have been translated there.
+        self.code_pages = bytearray(-(-memory.size // _PAGE))
 
     @property
     def problem_state(self) -> bool:  # type: ignore[override] # it lies in the PSW
@@ -96,8 +98,11 @@ class GuestCpu(Cpu):
         pieces = []
         while length > 0:
             step = min(length, _PAGE - address % _PAGE)
-            at = self.absolute(self.real(address, store=store))
-            self.memory.check(at, step)
+            at = self.unicorn.translate(address, STORE if store else FETCH)
+            if at is None:
+                # Which exception it is, the walk says.
+                at = self.absolute(self.real(address, store=store))
+                self.memory.check(at, step)
             pieces.append((at, step))
             address = self.wrap(address + step)
             length -= step
@@ -120,6 +125,8 @@ class GuestCpu(Cpu):
 
     def written(self, address: int, length: int) -> None:
         """Absolute storage was changed behind the CPU's back: translations of code there are void."""
+        if not any(self.code_pages[address // _PAGE : (address + length - 1) // _PAGE + 1]):
+            return
         mask = self.unicorn.read(PSWM)
         if mask & PSW_DAT:
             self.unicorn.write(PSWM, mask & ~PSW_DAT)

@@ -25,9 +25,11 @@ SET_PREFIX: Final = 0xB210
 STORE_THEN_OR: Final = 0xAD
 EXECUTE: Final = 0x44
 EXECUTE_RELATIVE_LONG: Final = 0xC600
+EXECUTION_PROTECTION: Final = 0x100000  # of CR0
 LOW_ADDRESS_PROTECTION: Final = 0x10000000  # of CR0
 _SHORT_PSW_BIT: Final = 0x0008000000000000
 _SYSTEM_MASK_SHIFT: Final = 56
+INVALID_SYSTEM_MASK: Final = 0xB8  # bits that no valid PSW has
 
 
 def address_s(cpx: CpuComplex, code: bytes) -> int:
@@ -160,6 +162,7 @@ def sck(cpx: CpuComplex, code: bytes) -> None:
     """SET CLOCK."""
     cpx.cpu.require_supervisor()
     cpx.tod.set(int.from_bytes(cpx.cpu.logical_read(_aligned(address_s(cpx, code), 8), 8), "big"))
+    cpx.set_alarm()
     cpx.cpu.set_cc(0)
 
 
@@ -180,7 +183,20 @@ def stcke(cpx: CpuComplex, code: bytes) -> None:
 def sckc(cpx: CpuComplex, code: bytes) -> None:
     """SET CLOCK COMPARATOR."""
     cpx.cpu.require_supervisor()
-    cpx.clock_comparator = int.from_bytes(cpx.cpu.logical_read(_aligned(address_s(cpx, code), 8), 8), "big")
+    cpx.set_clock_comparator(int.from_bytes(cpx.cpu.logical_read(_aligned(address_s(cpx, code), 8), 8), "big"))
+
+
+def spt(cpx: CpuComplex, code: bytes) -> None:
+    """SET CPU TIMER."""
+    cpx.cpu.require_supervisor()
+    cpx.cpu_timer.set(int.from_bytes(cpx.cpu.logical_read(_aligned(address_s(cpx, code), 8), 8), "big"))
+    cpx.set_alarm()
+
+
+def stpt(cpx: CpuComplex, code: bytes) -> None:
+    """STORE CPU TIMER."""
+    cpx.cpu.require_supervisor()
+    cpx.cpu.logical_write(_aligned(address_s(cpx, code), 8), cpx.cpu_timer.store().to_bytes(8, "big"))
 
 
 def stckc(cpx: CpuComplex, code: bytes) -> None:
@@ -333,6 +349,8 @@ HANDLERS: Final[dict[int, Handler]] = {
     0xB205: stck,
     0xB206: sckc,
     0xB207: stckc,
+    0xB208: spt,
+    0xB209: stpt,
     0xB220: servc,
     0xB230: _plain_io("csch"),
     0xB231: _plain_io("hsch"),

@@ -72,8 +72,11 @@ def load_psw(cpu: GuestCpu, mask: int, address: int) -> None:
 
 
 def is_valid_psw(mask: int, address: int) -> bool:
-    """Whether a PSW has no unassigned bit, an addressing mode, and an even address that fits it."""
-    if mask & UNASSIGNED or address & 1:
+    """Whether a PSW has no unassigned bit, an addressing mode, and an address that fits it.
+
+    An odd address is found only when an instruction is to be fetched there, and a CPU that waits fetches none.
+    """
+    if mask & UNASSIGNED:
         return False
     mode = mask & PSW_EA_BA
     if mode == PSW_EA_BA:

@@ -15,12 +15,14 @@ from typing import TYPE_CHECKING, Any, Final
 
 from unicorn import (
     UC_ARCH_S390X,
+    UC_ERR_FETCH_PROT,
     UC_HOOK_CODE,
     UC_HOOK_EDGE_GENERATED,
     UC_HOOK_INTR,
     UC_MODE_BIG_ENDIAN,
     UC_PROT_ALL,
     UC_PROT_READ,
+    UC_PROT_WRITE,
     Uc,
 )
 from unicorn import s390x_const as reg
@@ -36,9 +38,12 @@ if TYPE_CHECKING:
 R0: Final = reg.UC_S390X_REG_R0
 CR0: Final = reg.UC_S390X_REG_CR0
 A0: Final = reg.UC_S390X_REG_A0
+F0: Final = reg.UC_S390X_REG_F0
 PC: Final = reg.UC_S390X_REG_PC
 PSWM: Final = reg.UC_S390X_REG_PSWM
 
+FETCH: Final = UC_PROT_READ
+STORE: Final = UC_PROT_WRITE
 INTERRUPTION_SVC: Final = 2
 INTERRUPTION_PROGRAM: Final = 3
 
@@ -74,9 +79,8 @@ _reg_write = _function("uc_reg_write", _HANDLE, ctypes.c_int, ctypes.c_void_p)
 _emu_start = _function("uc_emu_start", _HANDLE, ctypes.c_uint64, ctypes.c_uint64, ctypes.c_uint64, ctypes.c_size_t)
 _emu_stop = _function("uc_emu_stop", _HANDLE)
 _context_save = _function("uc_context_save", _HANDLE, ctypes.c_void_p)
-_vmem_translate = _function(
-    "uc_vmem_translate", _HANDLE, ctypes.c_uint64, ctypes.c_uint32, ctypes.POINTER(ctypes.c_uint64)
-)
+_vmem_translate = _function("uc_vmem_translate", _HANDLE, ctypes.c_uint64, ctypes.c_uint32, ctypes.c_void_p)
+_mem_protect = _function("uc_mem_protect", _HANDLE, ctypes.c_uint64, ctypes.c_uint64, ctypes.c_uint32)
 _hook_add = uclib.uc_hook_add
 _ctl = uclib.uc_ctl
 
@@ -87,6 +91,10 @@ _PROBES: Final = (
     (b"\x1d\x02", 0, 0x09),  # DR by zero
 )
 _SVC_PROBES: Final = ((b"\x0a\x05", 5), (b"\x0a\xa7", 0xA7))
+# Unicorn looks for translated code at every store into memory that may be executed, and only there. So memory is given
+# to it in chunks, each of which may be executed from its first fetch on. More of them than this are slow to set up.
+_CHUNKS: Final = 256
+_SMALLEST_CHUNK: Final = 1 << 20
 _PROBE_SIZE: Final = 1 << 20
 _PAIR: Final = struct.Struct("=II")
 _PROBE_ADDRESS: Final = 0x1000
@@ -124,8 +132,13 @@ class UnicornCpu:
         self.memory = memory
         self._buffer = (ctypes.c_char * memory.size).from_buffer(memory.view.obj)
         self._uc = Uc(UC_ARCH_S390X, UC_MODE_BIG_ENDIAN)
-        self._uc.mem_map_ptr(0, memory.size, UC_PROT_ALL, ctypes.addressof(self._buffer))
+        self._uc.ctl_set_cpu_model(reg.UC_CPU_S390X_MAX)
         self._handle = self._uc._uch
+        self._chunk = max(_SMALLEST_CHUNK, memory.size // _CHUNKS)
+        self._executable = bytearray(-(-memory.size // self._chunk))
+        for at in range(0, memory.size, self._chunk):
+            size = min(self._chunk, memory.size - at)
+            self._uc.mem_map_ptr(at, size, UC_PROT_READ | UC_PROT_WRITE, ctypes.addressof(self._buffer) + at)
         self._value = ctypes.c_uint64()
         self._at = ctypes.addressof(self._value)
         self._callbacks: list[object] = []
@@ -148,11 +161,26 @@ class UnicornCpu:
         _context_save(self._handle, self._context._context)
         return self._context_bytes.raw
 
-    def run(self, address: int) -> None:
-        """Run from a virtual address until a hook stops it."""
+    def run(self, address: int) -> bool:
+        """Run from a virtual address until a hook stops it; False: memory was to be executed that may not be yet."""
         error = _emu_start(self._handle, address, 0, 0, 0)
+        if error == UC_ERR_FETCH_PROT:
+            return False
         if error:
             raise UnicornError("embedded CPU", f"it stopped with error {error}", "this is a bug of sipl")
+        return True
+
+    def allow_code(self, absolute: int) -> bool:
+        """Let memory be executed, from now on; whether it could not be before."""
+        chunk = absolute // self._chunk
+        if not 0 <= absolute < self.memory.size or self._executable[chunk]:
+            return False
+        at = chunk * self._chunk
+        error = _mem_protect(self._handle, at, min(self._chunk, self.memory.size - at), UC_PROT_ALL)
+        if error:
+            raise UnicornError("embedded CPU", f"memory was refused (error {error})", "this is a bug of sipl")
+        self._executable[chunk] = 1
+        return True
 
     def stop(self) -> None:
         """Leave `run` before the next block; to be called from hooks only."""
@@ -186,9 +214,9 @@ class UnicornCpu:
         if error:
             raise UnicornError("embedded CPU", f"a hook was refused (error {error})", "this is a bug of sipl")
 
-    def translate(self, address: int) -> int | None:
-        """Absolute address of a virtual one, None where the guest's tables give none."""
-        if _vmem_translate(self._handle, address, UC_PROT_READ, ctypes.byref(self._value)):
+    def translate(self, address: int, access: int = FETCH) -> int | None:
+        """Absolute address of a virtual one for a kind of access, None where the guest's tables give none."""
+        if _vmem_translate(self._handle, address, access, self._at):
             return None
         return self._value.value
 
