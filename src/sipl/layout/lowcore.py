@@ -15,4 +15,4 @@ SSID_SHIFT: Final = 17
 
 PSW_ADDRESS_MASK: Final = 0x7FFFFFFF  # 31 bits of instruction address in a short PSW
 PSW_BASIC_ADDRESSING: Final = 0x80000000
-PSW_SHORT_64_BIT: Final = 0x0000000180000000  # 64-bit addressing, otherwise zero
+PSW_SHORT_64_BIT: Final = 0x0008000180000000  # a short PSW with 64-bit addressing, otherwise zero

@@ -1,10 +1,25 @@
-"""What a disabled wait means: the addresses that guests stop at, as sentences (docs/embedded-engine.md)."""
+"""What a disabled wait means: who stopped and why, if it is certain (docs/embedded-engine.md, "Disabled waits").
+
+A guest says why it stops by the address of the PSW that it waits with, each in its own way. So it must be known who it
+is, by what else it left behind; otherwise the PSW is all that can be said.
+"""
 
 from __future__ import annotations
 
-from typing import Final
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from sipl.engine.base import EndKind, GuestEnd
+from sipl.layout.linux import IMAGE_MAGIC, IMAGE_MAGIC_ADDRESS, OS_INFO_MAGIC, OS_INFO_POINTER
+from sipl.layout.sclab import SCLAB_MAGIC
+from sipl.layout.stage3 import KERNEL_ADDRESS, STAGE3_ENTRY, STAGE3_LENGTH
+
+if TYPE_CHECKING:
+    from sipl.machine.memory import GuestMemory
+
+# PSW masks of a disabled wait, apart from the condition code: addressing with 64 and with 31 bits.
+_WAIT_64: Final = 0x0002000180000000
+_WAIT_31: Final = 0x0002000080000000
+_CONDITION_CODE: Final = 0x0000300000000000
 
 # Codes of our own demo guest (docs/demo-guest.md).
 _KNOWN: Final = {
@@ -17,13 +32,66 @@ _KNOWN: Final = {
     0xBAD012: (EndKind.CRASHED, "a service call of the demo kernel failed"),
     0xBAD01F: (EndKind.CRASHED, "the demo kernel ended in a program interruption"),
 }
+_STAGE3_END: Final = STAGE3_ENTRY + STAGE3_LENGTH
+_STAGE3_NOT_SECURE: Final = 0x4512
 
 
-def explain(mask: int, address: int) -> GuestEnd:
-    """How the run ended, from the PSW of a disabled wait."""
-    known = _KNOWN.get(address)
-    where = f"disabled wait, PSW {mask:016x} {address:016x}"
-    if known is not None:
-        kind, sentence = known
-        return GuestEnd(kind, f"{sentence} ({where})")
-    return GuestEnd(EndKind.CRASHED, f"the guest stopped for a reason that it alone knows ({where})")
+class Stopped(NamedTuple):
+    """A guest in a disabled wait; addresses are absolute, but for that of the PSW."""
+
+    mask: int
+    address: int
+    return_address: int  # general register 14, which the code of firmware, loader and Linux returns by
+    firmware_base: int | None  # where a real firmware lies if the run began there
+    memory: GuestMemory
+
+
+def explain(stopped: Stopped) -> GuestEnd:
+    """How the run ended."""
+    kind, sentence = _KNOWN.get(stopped.address, (EndKind.CRASHED, None))
+    sentence = sentence or _firmware(stopped) or _loader(stopped) or _linux(stopped)
+    if sentence is None:
+        sentence = "the guest stopped for a reason that it alone knows"
+    return GuestEnd(kind, f"{sentence} (disabled wait, PSW {stopped.mask:016x} {stopped.address:016x})")
+
+
+def _mask(stopped: Stopped) -> int:
+    return stopped.mask & ~_CONDITION_CODE
+
+
+def _firmware(stopped: Stopped) -> str | None:
+    """A real s390-ccw firmware, which lies above what it loads."""
+    if stopped.firmware_base is None or (_mask(stopped), stopped.address) != (_WAIT_64, 0):
+        return None
+    if not stopped.firmware_base <= stopped.return_address < stopped.memory.size:
+        return None
+    return "the firmware stopped, as it found nothing to boot or had to give up; the console says why"
+
+
+def _loader(stopped: Stopped) -> str | None:
+    """zipl's stage3, whose file ends with a SCLAB, signed or not."""
+    magic = stopped.memory.read(_STAGE3_END - len(SCLAB_MAGIC), len(SCLAB_MAGIC))
+    if _mask(stopped) != _WAIT_31 or magic != SCLAB_MAGIC:
+        return None
+    if not STAGE3_ENTRY <= stopped.return_address < _STAGE3_END:
+        return None
+    if stopped.address == _STAGE3_NOT_SECURE:
+        return "zipl's loader refused the kernel, as its own check of secure IPL found no verified one where it starts"
+    return f"zipl's loader stopped with code {stopped.address:#x}"
+
+
+def _linux(stopped: Stopped) -> str | None:
+    memory = stopped.memory
+    if _mask(stopped) != _WAIT_64:
+        return None
+    info = int.from_bytes(memory.read(OS_INFO_POINTER, 8), "big")
+    if 0 < info <= memory.size - len(OS_INFO_MAGIC) and memory.read(info, len(OS_INFO_MAGIC)) == OS_INFO_MAGIC:
+        # The kernel runs at virtual addresses beyond all storage, and waits at one of its own.
+        if stopped.address < memory.size:
+            return None
+        return "Linux stopped itself, as it does after a panic; the console says why"
+    if memory.read(IMAGE_MAGIC_ADDRESS, len(IMAGE_MAGIC)) == IMAGE_MAGIC:
+        if not KERNEL_ADDRESS <= stopped.address < memory.size:
+            return None
+        return "Linux stopped while it was unpacking itself, before its kernel ran; the console says why"
+    return None
