@@ -10,7 +10,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 # All folders with Python of ours.
-FOLDERS = [name for name in ("src", "tests", "bench", "fuzz") if (ROOT / name).is_dir()]
+FOLDERS = [name for name in ("src", "tests", "bench", "fuzz", "tools") if (ROOT / name).is_dir()]
 
 
 def check(*command: str) -> None:
