@@ -30,6 +30,7 @@ ROWS = (
     ("report",),
     ("survey",),
     ("ipl", "inspection"),
+    ("guest_machine",),
     ("cli",),
     ("__main__",),
 )

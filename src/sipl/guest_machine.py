@@ -156,10 +156,10 @@ class Machine:
         if self._console is not None:
             self._console(data)
 
-    def typed(self) -> bytes:
-        """Called for what was typed."""
-        data = bytes(self._input)
-        self._input.clear()
+    def typed(self, room: int) -> bytes:
+        """Called for what was typed, at most `room` bytes."""
+        data = bytes(self._input[:room])
+        del self._input[:room]
         return data
 
 
@@ -187,9 +187,9 @@ class _Console:
         """The guest writes."""
         self._owner.show(data)
 
-    def read(self, timeout: float) -> bytes:
+    def read(self, timeout: float, room: int) -> bytes:
         """What was typed."""
-        data = self._owner.typed()
+        data = self._owner.typed(room)
         if not data and timeout:
             time.sleep(timeout)
         return data

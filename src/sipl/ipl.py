@@ -124,7 +124,8 @@ class _Ready:
             log.host(Reason.CPU_FEATURE_DEPENDENCY, Level.WARNING, "--cpu", warning)
         for note in settings.machine.notes:
             log.host(Reason.OPTION_IGNORED, Level.INFO, "", note)
-        self._devices = self._boot_order() if settings.kernel is None else []
+        # A kernel given directly boots from no disk, but once it runs it can use them.
+        self._devices = self._boot_order() if settings.kernel is None or runs else []
         self._certificates = CertStore.load(
             settings.machine.boot_certs,
             lambda reason, where, why, hint: log.host(reason, Level.WARNING, where, why, hint),
@@ -193,18 +194,31 @@ class _Ready:
             if self._settings.firmware is not None:
                 return self._run_real_firmware(machine, self._settings.firmware, engine, announce)
             if self._settings.kernel is not None:
-                return self._run_kernel(machine, self._settings.kernel)
+                return self._run_kernel(machine, self._settings.kernel, engine, announce)
             return self._run_firmware(machine, engine, announce)
         finally:
             machine.close()
 
-    def _run_kernel(self, machine: Machine, kernel: str) -> Report:
+    def _run_kernel(
+        self, machine: Machine, kernel: str, engine: Engine | None, announce: Callable[[Report], object] | None
+    ) -> Report:
+        """Start a kernel without a boot side; every IPL that the guest asks for reads, checks and starts it again."""
+        from sipl.firmware.hand_over import HandOver
         from sipl.machine.direct_kernel import check_direct_kernel, load_kernel
 
-        log = self._log.copy()
-        check_direct_kernel(kernel, machine.ipl_device.flags, log.host)
-        psw = load_kernel(kernel, machine.memory, firmware_base(machine.memory.size) - IPLB_CHAIN_SIZE)
-        return direct_kernel_report(_asked_mode(self._settings), psw, log)
+        while True:
+            log = self._log.copy()
+            check_direct_kernel(kernel, machine.ipl_device.flags, log.host)
+            psw = load_kernel(kernel, machine.memory, firmware_base(machine.memory.size) - IPLB_CHAIN_SIZE)
+            report = direct_kernel_report(_asked_mode(self._settings), psw, log)
+            if engine is None:
+                return report
+            if announce is not None:
+                announce(report)
+            end = engine.run(machine, HandOver(psw, 0, 0, 0))
+            if end is None or end.kind is not EndKind.REIPL:
+                return report
+            machine.clear_memory()
 
     def _run_firmware(
         self, machine: Machine, engine: Engine | None, announce: Callable[[Report], object] | None

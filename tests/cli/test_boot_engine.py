@@ -10,6 +10,7 @@ import struct
 import subprocess
 import sys
 import termios
+import time
 
 import console_guests
 import pytest
@@ -21,6 +22,7 @@ from sipl.cli import boot as boot_command
 from sipl.cli import guest_run
 from sipl.engine.base import EndKind, GuestEnd
 
+PROMPT = 5.0  # s; a busy host takes its time, too
 SAYS = b"one line\r\nGUEST-DONE\r\n"
 READY = b"ready\r\n"
 
@@ -99,11 +101,22 @@ class TestDemoDisk:
         assert (result.code, result.out) == (2, "")
         assert "undecided" in result.err
 
-    def test_a_kernel_given_directly_says_what_becomes_of_it(self, sipl, tmp_path):
-        """It runs, or it is said that it does not: never silence."""
-        (tmp_path / "image").write_bytes(bytes.fromhex("00080000 80010000") + bytes(4096))
+    def test_a_kernel_given_directly_runs(self, sipl, tmp_path):
+        asm = console_guests.says(SAYS)
+        start = (bytes(4) + asm.origin.to_bytes(4, "big")).ljust(asm.origin, b"\0")
+        (tmp_path / "image").write_bytes(start + bytes(asm.code))
         result = sipl("boot", "--kernel", tmp_path / "image", "--timeout", "20")
-        assert len([line for line in result.err.splitlines() if line.startswith("sipl: ")]) == 1
+        assert (result.code, result.out) == (0, "one line\nGUEST-DONE\n")
+        said = result.err.splitlines()
+        assert said[0] == f"guest: hands over (entry PSW {0x0008000180000000 | asm.origin:016x}) in normal mode"
+        assert [line.startswith("sipl: the guest says that it is done") for line in said] == [False, True]
+
+    def test_in_secure_mode_it_does_not(self, sipl, demo, tmp_path):
+        asm = console_guests.says(SAYS)
+        (tmp_path / "image").write_bytes(bytes(asm.origin) + bytes(asm.code))
+        result = sipl("boot", "--kernel", tmp_path / "image", *demo.secure)
+        assert (result.code, result.out) == (1, "")
+        assert "direct-kernel-not-verified" in result.err.splitlines()[0]
 
 
 class TestExitCode:
@@ -164,8 +177,10 @@ class TestExitCode:
         pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
         with start("boot", guest(asm), **pipes) as process:
             wait_for(process.stdout, b"ready\n")
+            sent = time.monotonic()
             process.send_signal(number)
             assert process.wait(PATIENCE) == 2
+            assert time.monotonic() - sent < PROMPT
             assert process.stderr.read().decode().splitlines()[-1] == f"sipl: ended by {number.name}"
 
 
@@ -307,19 +322,25 @@ class TestTerminal:
 
     def test_ends_a_guest_that_never_comes_back(self, terminal, guest):
         with terminal("boot", guest(console_guests.says_and_loops(READY))) as screen:
+            before = self.mode(screen)
             screen.wait_for("ready")
+            typed = time.monotonic()
             screen.type("\x01x")
+            after = self.after(screen)
+            assert time.monotonic() - typed < PROMPT
             assert screen.finish().code == 0
+        assert after == before
 
     @pytest.mark.parametrize(
         "asm", [console_guests.says_and_loops(READY), console_guests.echoes(READY)], ids=["loop", "wait"]
     )
-    def test_sigterm_gives_the_terminal_back(self, terminal, guest, asm):
+    @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+    def test_a_signal_gives_the_terminal_back(self, terminal, guest, asm, number):
         with terminal("boot", guest(asm)) as screen:
             before = self.mode(screen)
             screen.wait_for("ready")
             assert self.mode(screen) != before
-            screen.process.send_signal(signal.SIGTERM)
+            screen.process.send_signal(number)
             after = self.after(screen)
             assert screen.finish().code == 2
         assert after == before

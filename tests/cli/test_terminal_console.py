@@ -34,6 +34,8 @@ from sipl.cli.terminal_console import (
     find_input,
 )
 
+ROOM = 4096
+
 
 def shown(*pieces: bytes) -> str:
     text = ConsoleText()
@@ -124,7 +126,7 @@ class TestTerminal:
         source = TerminalInput(ours, tell)
         with source:
             os.write(person, keys)
-            return source.read(5)
+            return source.read(5, ROOM)
 
     @pytest.mark.parametrize(
         "keys", [b"ls\r", b"\x03", b"\x04", b"\x1a", b"\x11\x13", b"\x1b[A", "ü".encode(), b"\x16"]
@@ -155,15 +157,28 @@ class TestTerminal:
         source = TerminalInput(ours, lambda _: None)
         with source:
             os.write(person, b"\x01")
-            assert source.read(5) == b""
+            assert source.read(5, ROOM) == b""
             os.write(person, b"x")
             with pytest.raises(ConsoleEnded):
-                source.read(5)
+                source.read(5, ROOM)
+
+    def test_keys_that_find_no_room_are_lost_and_commands_are_not(self, tty):
+        person, ours = tty
+        source = TerminalInput(ours, lambda _: None)
+        with source:
+            os.write(person, b"abcdef")
+            assert source.read(5, 4) == b"abcd"
+            os.write(person, b"gh")
+            assert source.read(5, 0) == b""
+            assert source.read(0, ROOM) == b""
+            os.write(person, b"ij\x01x")
+            with pytest.raises(ConsoleEnded):
+                source.read(5, 0)
 
     def test_nothing_typed(self, tty):
         source = TerminalInput(tty[1], lambda _: None)
         with source:
-            assert source.read(0) == b""
+            assert source.read(0, ROOM) == b""
 
     def test_nothing_is_echoed(self, tty):
         person, _ = tty
@@ -198,7 +213,7 @@ class TestTerminal:
         with source:
             os.close(person)
             with pytest.raises(ConsoleEnded) as caught:
-                source.read(5)
+                source.read(5, ROOM)
         assert not caught.value.asked
 
 
@@ -219,11 +234,11 @@ class TestPipe:
         reader, writer = pipe
         source = kind(reader)
         with source:
-            assert source.read(0) == b""
+            assert source.read(0, ROOM) == b""
             os.write(writer, b"a\x01x")
-            assert source.read(5) == b"a\x01x"
+            assert source.read(5, ROOM) == b"a\x01x"
             os.close(writer)
-            assert [source.read(0.01), source.read(0)] == [b"", b""]
+            assert [source.read(0.01, ROOM), source.read(0, ROOM)] == [b"", b""]
 
     @pytest.mark.parametrize("kind", [PipeInput, ThreadInput])
     def test_a_large_one_comes_whole(self, tmp_path, kind):
@@ -235,15 +250,34 @@ class TestPipe:
             with source:
                 deadline = time.monotonic() + 20
                 while len(got) < len(content) and time.monotonic() < deadline:
-                    got += source.read(0.1)
+                    got += source.read(0.1, ROOM)
         assert got == content
+
+    @pytest.mark.parametrize("kind", [PipeInput, ThreadInput])
+    def test_what_finds_no_room_comes_later(self, pipe, kind):
+        reader, writer = pipe
+        source = kind(reader)
+        with source:
+            os.write(writer, b"0123456789")
+            assert source.read(0.05, 0) == b""
+            assert [source.read(5, 4), source.read(5, 4), source.read(5, 4)] == [b"0123", b"4567", b"89"]
+
+    @pytest.mark.parametrize("kind", [PipeInput, ThreadInput])
+    def test_without_room_it_waits_all_the_same(self, pipe, kind):
+        reader, writer = pipe
+        source = kind(reader)
+        with source:
+            os.write(writer, b"x")
+            started = time.monotonic()
+            source.read(0.05, 0)
+            assert time.monotonic() - started > 0.04
 
     @pytest.mark.parametrize("source", [Input, lambda: PipeInput(os.open("/dev/null", os.O_RDONLY))])
     def test_waiting_takes_its_time(self, source):
         source = source()
-        source.read(0)
+        source.read(0, ROOM)
         started = time.monotonic()
-        assert source.read(0.05) == b""
+        assert source.read(0.05, ROOM) == b""
         assert time.monotonic() - started > 0.04
 
 
@@ -282,10 +316,10 @@ class TestSignals:
         before = signal.getsignal(number)
         console = Console(Input(), None)
         with console:
-            assert console.read(0) == b""
+            assert console.read(0, ROOM) == b""
             os.kill(os.getpid(), number)
             with pytest.raises(ConsoleEnded, match=number.name) as caught:
-                console.read(0)
+                console.read(0, ROOM)
         assert not caught.value.asked
         assert signal.getsignal(number) is before
         assert signal.set_wakeup_fd(-1) == -1
@@ -296,7 +330,7 @@ class TestSignals:
             console = Console(Input(), None)
             with console:
                 os.kill(os.getpid(), signal.SIGHUP)
-                assert console.read(0) == b""
+                assert console.read(0, ROOM) == b""
         finally:
             signal.signal(signal.SIGHUP, before)
 
@@ -306,7 +340,7 @@ class TestSignals:
         try:
             with signals:
                 os.kill(os.getpid(), signal.SIGUSR1)
-                assert signals.look() is None
+                assert signals.came is None
         finally:
             signal.signal(signal.SIGUSR1, before)
 
@@ -318,7 +352,7 @@ class TestSignals:
         def work():
             console = Console(Input(), None)
             with console:
-                got.append(console.read(0))
+                got.append(console.read(0, ROOM))
 
         thread = Thread(target=work)
         thread.start()

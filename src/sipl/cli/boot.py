@@ -165,14 +165,16 @@ class _Session:
             from sipl.cli.show_report import show
 
             show(report, "boot", self._given, sys.stderr)
-            if report.would_boot:
-                self._tell("a kernel given directly is not run: this was the hand-over")
 
     def _tell_end(self) -> None:
-        """Say how the last run ended, unless only the verdict is wanted and it is a good one."""
+        """Say how the last run ended, unless only the verdict is wanted and it is a good one; and what the host did."""
         end = self.guest.end
-        if end is not None and not (self._given.quiet and end.kind in (EndKind.DONE, EndKind.SEEN, EndKind.REIPL)):
+        if end is None:
+            return
+        if not (self._given.quiet and end.kind in (EndKind.DONE, EndKind.SEEN, EndKind.REIPL)):
             self._tell(end.message)
+        for fault in end.host_faults:
+            self._tell(fault)
 
     def _tell(self, line: str) -> None:
         from sipl.cli.output import complain

@@ -8,9 +8,8 @@ from sipl.errors import UsageError
 
 if TYPE_CHECKING:
     from sipl.cli.terminal_console import Console
-    from sipl.engine.base import GuestEnd
+    from sipl.engine.base import EntryState, GuestEnd
     from sipl.engine.embedded.engine import EmbeddedEngine
-    from sipl.firmware.hand_over import HandOver
     from sipl.machine.machine import Machine
 
 MISSING: Final = "the embedded engine needs the Python package unicorn, which is missing"
@@ -39,7 +38,7 @@ class GuestRun:
         self._until = until
         self._engine: EmbeddedEngine | None = None
 
-    def run(self, machine: Machine, state: HandOver) -> GuestEnd:
+    def run(self, machine: Machine, state: EntryState) -> GuestEnd:
         """Run the guest on the console; the time limit counts from the first run on.
 
         Raises:
@@ -59,8 +58,8 @@ class GuestRun:
         """The guest writes."""
         self._console.write(data)
 
-    def read(self, timeout: float) -> bytes:
-        """What was typed.
+    def read(self, timeout: float, room: int) -> bytes:
+        """What was typed, at most `room` bytes.
 
         Raises:
             ConsoleEnds: a person ends the run.
@@ -69,7 +68,7 @@ class GuestRun:
         from sipl.engine.embedded.engine import ConsoleEnds
 
         try:
-            return self._console.read(timeout)
+            return self._console.read(timeout, room)
         except ConsoleEnded as ended:
             self.ended_by_key = ended.asked
             raise ConsoleEnds(str(ended)) from None

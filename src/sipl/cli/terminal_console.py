@@ -35,7 +35,7 @@ HELP: Final = (
     "Ctrl-A Ctrl-A  send Ctrl-A to the guest, as Ctrl-A a does",
     "All other keys are the guest's, Ctrl-C too.",
 )
-# As much as is taken at once: the guest reads slowly, and what waits in the pipe is not lost.
+# Keys that are taken from a terminal at once; more wait there.
 _CHUNK: Final = 1024
 # With these the process is asked to end; not every host has all of them.
 _ENDING: Final = ("SIGINT", "SIGTERM", "SIGHUP")
@@ -60,8 +60,8 @@ class Input:
     ) -> None:
         """The run ends, however that may be."""
 
-    def read(self, timeout: float) -> bytes:
-        """What there is for the guest, after at most `timeout` seconds; b"" if there is nothing.
+    def read(self, timeout: float, room: int) -> bytes:
+        """What there is for the guest after at most `timeout` seconds, at most `room` bytes; b"" if there is nothing.
 
         Raises:
             ConsoleEnded: a person ends the run.
@@ -78,14 +78,14 @@ class PipeInput(Input):
         self._fd = fd
         self._more = True
 
-    def read(self, timeout: float) -> bytes:
-        """See `Input.read`."""
-        if not self._more:
-            return super().read(timeout)
+    def read(self, timeout: float, room: int) -> bytes:
+        """See `Input.read`; what finds no room waits in the pipe."""
+        if not self._more or not room:
+            return super().read(timeout, room)
         if not _readable(self._fd, timeout):
             return b""
         try:
-            data = os.read(self._fd, _CHUNK)
+            data = os.read(self._fd, room)
         except OSError:  # a directory, or what it came from is gone
             data = b""
         self._more = bool(data)
@@ -97,6 +97,7 @@ class ThreadInput(Input):
 
     def __init__(self, fd: int) -> None:
         self._fd = fd
+        self._piece = b""  # what there was no room for
 
     def __enter__(self) -> None:
         """Begin to read; a second run goes on with what the first one left."""
@@ -106,6 +107,8 @@ class ThreadInput(Input):
 
             # What the guest does not take stays where it is.
             self._pieces: Queue[bytes] = Queue(maxsize=1)
+            # Of its own: the thread may still read when the number of the other one means something else.
+            self._fd = os.dup(self._fd)
             Thread(target=self._gather, daemon=True).start()
 
     def _gather(self) -> None:
@@ -118,20 +121,26 @@ class ThreadInput(Input):
                 return
             self._pieces.put(data)
 
-    def read(self, timeout: float) -> bytes:
-        """See `Input.read`."""
+    def read(self, timeout: float, room: int) -> bytes:
+        """See `Input.read`; what finds no room waits here, and in the pipe."""
         from queue import Empty
 
-        try:
-            return self._pieces.get(timeout > 0, timeout if timeout > 0 else None)
-        except Empty:
-            return b""
+        if not room:
+            return super().read(timeout, room)
+        if not self._piece:
+            try:
+                self._piece = self._pieces.get(timeout > 0, timeout if timeout > 0 else None)
+            except Empty:
+                return b""
+        data, self._piece = self._piece[:room], self._piece[room:]
+        return data
 
 
 class TerminalInput(Input):
     """A terminal whose keys go to the guest one by one, until the run ends; Ctrl-A begins a command.
 
-    `tell` shows a line of help.
+    Keys that find no room are lost: behind them may come the command that ends a guest which reads none. `tell` shows a
+    line of help.
     """
 
     def __init__(self, fd: int, tell: Callable[[str], object]) -> None:
@@ -163,7 +172,7 @@ class TerminalInput(Input):
         except termios.error:  # the terminal is gone
             return
 
-    def read(self, timeout: float) -> bytes:
+    def read(self, timeout: float, room: int) -> bytes:
         """See `Input.read`."""
         if not _readable(self._fd, timeout):
             return b""
@@ -173,7 +182,7 @@ class TerminalInput(Input):
             keys = b""
         if not keys:
             raise ConsoleEnded("the terminal is gone", asked=False)
-        return self._without_commands(keys)
+        return self._without_commands(keys)[:room]
 
     def _without_commands(self, keys: bytes) -> bytes:
         typed = bytearray()
@@ -266,12 +275,9 @@ class Signals:
     """
 
     def __init__(self, restore: Callable[[], object]) -> None:
-        self._came: str | None = None
-        self._handled = False
+        self.came: str | None = None  # name of the first one
         self._restore = restore
         self._before: dict[int, object] = {}
-        self._pipe: tuple[int, int] | None = None
-        self._fd_before = -1
 
     def __enter__(self) -> None:
         """Begin to note; another thread than the main one is sent no signals."""
@@ -283,43 +289,18 @@ class Signals:
                     self._before[number] = signal.signal(number, self._handle)
                 except ValueError:
                     return
-        if TERMINALS:  # elsewhere it takes a socket
-            self._pipe = os.pipe()
-            for fd in self._pipe:
-                os.set_blocking(fd, False)
-            self._fd_before = signal.set_wakeup_fd(self._pipe[1], warn_on_full_buffer=False)
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         """Leave the signals to whom they were left before."""
-        if self._pipe is not None:
-            signal.set_wakeup_fd(self._fd_before)
-            for fd in self._pipe:
-                os.close(fd)
-            self._pipe = None
         for number, handler in self._before.items():
             signal.signal(number, handler)  # type: ignore[arg-type] # as signal.signal gave it
         self._before.clear()
 
-    def look(self) -> str | None:
-        """Name of the first one that came.
-
-        The handler runs in the main thread and between two steps of Python, which a guest that never stops leaves no
-        room for; what the interpreter wrote into the pipe can be read by any thread at any time.
-        """
-        if self._came is None and self._pipe is not None:
-            try:
-                numbers = os.read(self._pipe[0], _CHUNK)
-            except BlockingIOError:
-                return None
-            self._came = next((signal.Signals(number).name for number in numbers if number in self._before), None)
-        return self._came
-
     def _handle(self, number: int, _: FrameType | None) -> None:
-        if not self._handled:
-            self._handled = True
-            self._came = self._came or signal.Signals(number).name
+        if self.came is None:
+            self.came = signal.Signals(number).name
             return
         self._restore()
         signal.signal(number, signal.SIG_DFL)
@@ -358,15 +339,15 @@ class Console:
         if self._output is not None and data:
             self._output.write(data)
 
-    def read(self, timeout: float) -> bytes:
+    def read(self, timeout: float, room: int) -> bytes:
         """What was typed, in whichever thread asks; see `GuestConsole.read`.
 
         Raises:
             ConsoleEnded: a person or a signal ends the run.
         """
-        came = self._signals.look()
+        came = self._signals.came
         if came is not None:
             raise ConsoleEnded(f"ended by {came}", asked=False)
         if self._progress is not None:
             self._progress.tick()
-        return self._source.read(timeout)
+        return self._source.read(timeout, room)

@@ -6,8 +6,13 @@ from enum import StrEnum
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 if TYPE_CHECKING:
+    from typing import TypeAlias
+
     from sipl.firmware.hand_over import HandOver
     from sipl.machine.machine import Machine
+
+    # What an engine starts from; who only passes it on need not know the boot side.
+    EntryState: TypeAlias = HandOver
 
 
 class EndKind(StrEnum):
@@ -24,16 +29,17 @@ class EndKind(StrEnum):
 
 
 class GuestEnd(NamedTuple):
-    """How a run ended, and a sentence about it."""
+    """How a run ended, and a sentence about it; `host_faults` are sentences about I/O errors that were the host's."""
 
     kind: EndKind
     message: str
+    host_faults: tuple[str, ...] = ()
 
 
 class Engine(Protocol):
     """Runs the guest from the hand-over on."""
 
-    def run(self, machine: Machine, state: HandOver) -> GuestEnd | None:
+    def run(self, machine: Machine, state: EntryState) -> GuestEnd | None:
         """Run the guest; guest memory is as the boot side left it and is given up when this returns.
 
         None is for an engine that runs nothing. After `EndKind.REIPL` the boot side starts again, on the same machine.

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Final
 from sipl.disk.host_file import HostFile
 from sipl.errors import ImageFormatError, RefusedToStart
 from sipl.layout.iplb import IplbFlags
+from sipl.layout.linux import IMAGE_MAGIC, IMAGE_MAGIC_ADDRESS
 from sipl.layout.lowcore import PSW_ADDRESS_MASK, PSW_SHORT_64_BIT
 from sipl.layout.stage3 import KERNEL_ADDRESS
 from sipl.reasons import Level, Reason
@@ -17,8 +18,6 @@ if TYPE_CHECKING:
     from sipl.machine.memory import GuestMemory
 
 _ELF_MAGIC: Final = b"\x7fELF"
-_LINUX_MAGIC: Final = b"S390EP"
-_LINUX_MAGIC_ADDRESS: Final = 0x10008
 _PSW_ADDRESS_FIELD: Final = 4  # low word of the short PSW that an image of another kind starts with
 
 
@@ -37,7 +36,7 @@ def check_direct_kernel(path: str, flags: IplbFlags, warn: Callable[[Reason, Lev
 
 
 def load_kernel(path: str, memory: GuestMemory, limit: int) -> int:
-    """Load a kernel image at absolute 0; the result is the PSW that starts it.
+    """Load a kernel image at absolute 0; the result is the short PSW that starts it.
 
     `limit` is the address that the image must end below.
 
@@ -56,6 +55,6 @@ def load_kernel(path: str, memory: GuestMemory, limit: int) -> int:
         raise ImageFormatError(
             path, "the kernel is an ELF file", "name the bootable image (vmlinuz, arch/s390/boot/bzImage)"
         )
-    linux = memory.read(_LINUX_MAGIC_ADDRESS, len(_LINUX_MAGIC)) == _LINUX_MAGIC
+    linux = memory.read(IMAGE_MAGIC_ADDRESS, len(IMAGE_MAGIC)) == IMAGE_MAGIC
     word = int.from_bytes(memory.read(_PSW_ADDRESS_FIELD, 4), "big")
     return PSW_SHORT_64_BIT | (KERNEL_ADDRESS if linux else word & PSW_ADDRESS_MASK)

@@ -29,10 +29,11 @@ def counting(times: int, subcode: int = 3, clear: bool = True) -> Asm:
     return asm.end()
 
 
+@pytest.mark.parametrize("subcode", [3, 4])
 @pytest.mark.parametrize("clear", [False, True], ids=["flags kept", "flags cleared"])
-def test_three_times(lab, clear):
+def test_three_times(lab, clear, subcode):
     seen = []
-    disk = lab.disk(lab.components(bytes(counting(3, clear=clear).code)))
+    disk = lab.disk(lab.components(bytes(counting(3, subcode, clear).code)))
     runs, report = lab.boot_disk(disk, between=lambda machine, _: seen.append(len(machine.verifications)))
     assert [run.end.kind for run in runs] == [EndKind.REIPL] * 3 + [EndKind.DONE]
     assert [run.number(SPARE) for run in runs] == [FIRST, FIRST + 1, FIRST + 2, FIRST + 3]
@@ -41,8 +42,9 @@ def test_three_times(lab, clear):
     assert (report.mode, report.outcome) == ("secure", Outcome.HANDS_OVER)
 
 
-def test_memory_is_cleared(lab):
-    asm = counting(1)
+@pytest.mark.parametrize("subcode", [3, 4])
+def test_memory_is_cleared(lab, subcode):
+    asm = counting(1, subcode)
     disk = lab.disk(lab.components(bytes(asm.code)))
     left = []
 

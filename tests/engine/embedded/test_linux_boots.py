@@ -9,7 +9,7 @@ from guest_lab import Console, EndKind
 
 import sipl
 from sipl.disk.open import open_image
-from sipl.engine.embedded.engine import EmbeddedEngine
+from sipl.engine.embedded.engine import ConsoleEnds, EmbeddedEngine
 from sipl.machine.options import MachineOptions
 from sipl.reasons import Outcome, Reason
 from sipl.settings import Disk, Settings
@@ -131,10 +131,9 @@ def test_what_secure_mode_refuses_never_runs(shared, disk, certs, reason):
     assert not_run(shared, shared / "disks" / disk, certs) == reason
 
 
-def test_a_flipped_byte_of_the_kernel_never_runs(shared, tmp_path):
-    """One bit, a good way into the kernel, on a raw copy of the good disk."""
-    copy = tmp_path / "flipped.raw"
-    with open_image(str(shared / "disks" / "good.qcow2")) as image, copy.open("wb") as raw:
+def raw_copy(shared, path):
+    """The good disk as a raw image; gives where the block of a component's first byte lies, by its address."""
+    with open_image(str(shared / "disks" / "good.qcow2")) as image, path.open("wb") as raw:
         for offset in range(0, image.size, MIB):
             chunk = image.read(offset, min(MIB, image.size - offset))
             if chunk.strip(b"\0"):
@@ -142,10 +141,71 @@ def test_a_flipped_byte_of_the_kernel_never_runs(shared, tmp_path):
                 raw.write(chunk)
         raw.truncate(image.size)
     layout = (shared / "disks" / "good.layout.txt").read_text()
-    kernel = layout.index("compdat 0000000000010000")
-    block = int(re.search(r"segs \[\((\d+), 512,", layout[kernel:]).group(1))
+
+    def place(address):
+        component = layout[layout.index(f"compdat {address:016x}") :]
+        block, more = re.search(r"segs \[\((\d+), 512, (\d+)\)", component).groups()
+        return int(block) * 512, (int(more) + 1) * 512
+
+    return place
+
+
+def change_init(archive, script):
+    """Replace /init of a RAM disk, an archive that xz has packed; the archive stays as long as it was."""
+    lzma = pytest.importorskip("lzma")
+    content = lzma.LZMADecompressor().decompress(archive)
+    start = content.index(b"#!/bin/sh\n")
+    end = content.index(b"poweroff -f\n", start) + len(b"poweroff -f\n")
+    assert len(script) <= end - start
+    content = content[:start] + script.ljust(end - start, b"\n") + content[end:]
+    packed = lzma.compress(content, check=lzma.CHECK_CRC32)
+    assert len(packed) <= len(archive)
+    return packed.ljust(len(archive), b"\0")
+
+
+RAM_DISK = 0x9E0000
+REBOOTS = b"""#!/bin/sh
+/bin/busybox mount -t sysfs s /sys
+/bin/busybox echo SECURE $(/bin/busybox cat /sys/firmware/ipl/secure) ROUND
+/bin/busybox reboot -f
+"""
+
+
+class Rounds(Console):
+    """Ends the run when the guest has said twice that it is up."""
+
+    def read(self, timeout, room):
+        if self.written.count(b"ROUND\r") == 2:
+            raise ConsoleEnds("two rounds")
+        return b""
+
+
+def test_reboot(shared, tmp_path):
+    """Linux's own way, DIAGNOSE 308 subcode 4 with a block without flags: the mode stays, and all is verified again."""
+    disk = tmp_path / "reboots.raw"
+    start, length = raw_copy(shared, disk)(RAM_DISK)
+    with disk.open("r+b") as raw:
+        raw.seek(start)
+        changed = change_init(raw.read(length), REBOOTS)
+        raw.seek(start)
+        raw.write(changed)
+    console, announced = Rounds(), []
+    machine = MachineOptions(secure_boot=True, boot_certs=(str(shared / "keys" / "certA.pem"),), memory=512 << 20)
+    engine = EmbeddedEngine(console, timeout=SECONDS)
+    sipl.boot([Disk(str(disk))], Settings(machine=machine), engine, announced.append)
+    assert console.written.count(b"SECURE 1 ROUND\r") == 2
+    assert len(announced) == 2
+    for report in announced:
+        assert (report.mode, report.outcome) == ("secure", Outcome.HANDS_OVER)
+        assert [one.address for one in report.components if one.verified] == [LOADER, KERNEL]
+
+
+def test_a_flipped_byte_of_the_kernel_never_runs(shared, tmp_path):
+    """One bit, a good way into the kernel, on a raw copy of the good disk."""
+    copy = tmp_path / "flipped.raw"
+    start, _ = raw_copy(shared, copy)(KERNEL)
     with copy.open("r+b") as raw:
-        raw.seek(block * 512 + 5 * MIB)
+        raw.seek(start + 5 * MIB)
         (byte,) = raw.read(1)
         raw.seek(-1, 1)
         raw.write(bytes([byte ^ 0x10]))

@@ -159,7 +159,7 @@ class Typist(Console):
         self.answers = list(answers)
         self.read_to = 0
 
-    def read(self, timeout: float) -> bytes:
+    def read(self, timeout: float, room: int) -> bytes:
         if not self.answers or self.answers[0][0] not in self.written[self.read_to :]:
             return b""
         self.read_to = len(self.written)
@@ -232,7 +232,7 @@ class TestDebian:
 class Quiet(Console):
     """A console at which nobody types."""
 
-    def read(self, timeout: float) -> bytes:
+    def read(self, timeout: float, room: int) -> bytes:
         time.sleep(timeout)
         return b""
 

@@ -6,9 +6,9 @@ else: stopped from outside, Unicorn does not tell at which instruction the guest
 
 from __future__ import annotations
 
-import os
 import select
 import signal
+import socket
 import threading
 from contextlib import suppress
 from typing import TYPE_CHECKING, Final, Self
@@ -19,7 +19,8 @@ if TYPE_CHECKING:
 
 # How long the thread sleeps at most, and so how late it notices that the guest is silent, in seconds.
 _TICK: Final = 0.5
-_ENDING: Final = frozenset({signal.SIGINT, signal.SIGTERM})
+# Not every host has all of them.
+_ENDING: Final = frozenset(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name))
 
 
 class Watch:
@@ -36,16 +37,16 @@ class Watch:
         self._quit = False
         self.stopped = False  # a signal that ends programs came
         self._thread = threading.Thread(target=self._watch, name="sipl-watch", daemon=True)
-        self._read = self._write = -1
+        # Sockets, as some hosts can wait for nothing else.
+        self._read, self._write = socket.socketpair()
         self._old_wakeup = -1
 
     def __enter__(self) -> Self:
-        self._read, self._write = os.pipe()
-        os.set_blocking(self._read, False)
-        os.set_blocking(self._write, False)
+        self._read.setblocking(False)
+        self._write.setblocking(False)
         # Python runs its signal handlers between its own instructions: this wakes the thread at once.
         with suppress(ValueError):  # not in the main thread, which gets no signals then
-            self._old_wakeup = signal.set_wakeup_fd(self._write, warn_on_full_buffer=False)
+            self._old_wakeup = signal.set_wakeup_fd(self._write.fileno(), warn_on_full_buffer=False)
         self._thread.start()
         return self
 
@@ -56,10 +57,10 @@ class Watch:
             signal.set_wakeup_fd(self._old_wakeup)
         self._quit = True
         with suppress(OSError):
-            os.write(self._write, b"\0")
+            self._write.send(b"\0")
         self._thread.join()
-        os.close(self._read)
-        os.close(self._write)
+        self._read.close()
+        self._write.close()
 
     def _watch(self) -> None:
         while not self._quit:
@@ -70,7 +71,7 @@ class Watch:
                 return
             if signalled:
                 with suppress(OSError):
-                    signalled = not _ENDING.isdisjoint(os.read(self._read, 64))
+                    signalled = not _ENDING.isdisjoint(self._read.recv(64))
             left = self._left()
             self.stopped = self.stopped or signalled
             if self.stopped or (left is not None and left <= 0) or self._ends():
