@@ -422,6 +422,19 @@ class TestTranslation:
         assert (left.number(0x7100), left.program_old & ~0xF) == (0x80000, 0x80000)
         assert left.number(0xA8) & 0x94 == 0x84  # an instruction fetch, by instruction-execution protection
 
+    @pytest.mark.parametrize("relative", [False, True], ids=["EX", "EXRL"])
+    def test_target_of_execute_where_nobody_asked_for_protection(self, lab, relative):
+        """The protection below the guest is lifted for EXECUTE's target, too, and that is the end of it."""
+        target = bytes.fromhex("A77B0005")  # AGHI 7,5
+        asm = self.tables(program().put(SPARE, target.ljust(8, b"\0")), {0x80: SPARE | 0x100})
+        asm.put(0x6008, (0xE0).to_bytes(8, "big")).load(12, 0x6008).rxy(0xEB2F, 0, 12, index=0)
+        asm.go(DAT).load(7, 1)
+        if relative:
+            asm.ril(0xC60, 0, (0x80000 - asm.here) // 2)
+        else:
+            asm.load(13, 0x80000).rs(0x44, 0, 0, 13)
+        assert ok(lab.run(asm.put_register(0x7100, 7).end(), timeout=5)).number(0x7100) == 6
+
     def test_emulated_instruction_in_two_address_spaces(self, lab):
         """The same virtual address holds DIAG 320 in one table and DIAG 508 in another."""
         one, two = (Asm(0x80000).diag(2, 6, function).raw("07FE") for function in (0x320, 0x508))

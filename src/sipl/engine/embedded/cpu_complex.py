@@ -240,9 +240,10 @@ class CpuComplex:
 
     def _at_site(self, address: int) -> None:
         try:
-            if self._protection_lifted:
-                self._protect_data()
             code, key = self._sites[address]
+            if self._protection_lifted and key not in (EXECUTE, EXECUTE_RELATIVE_LONG):
+                # EXECUTE fetches once more: with the protection put back before, it would fault for ever.
+                self._protect_data()
             if not self._is_there(address, code):
                 # Another address space, or code that was replaced.
                 code = self._fetch(address, 6)
