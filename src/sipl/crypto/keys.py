@@ -190,6 +190,12 @@ def prehashed(digest_name: str) -> Prehashed:
     return Prehashed(algorithm())
 
 
+def digest_info(digest_name: str, digest: bytes) -> bytes:
+    """DigestInfo of RFC 8017, 9.2: what an RSA key signs, without its padding."""
+    algorithm = encode(SEQUENCE, encode(OID, oid(DIGEST_OIDS[digest_name])), encode(NULL))
+    return encode(SEQUENCE, algorithm, encode(OCTET_STRING, digest))
+
+
 def public_key(spki: bytes) -> PublicKey:
     """The key in a SubjectPublicKeyInfo that `check_spki` returned; an unknown or broken one has a `fault`."""
     identifier, parameters, bits = _parts(Cursor(spki))
@@ -303,8 +309,7 @@ _KEY_TITLES: Final = {RSA_ENCRYPTION: "RSA", RSA_PSS: "RSA-PSS", EC_PUBLIC_KEY: 
 
 def _pkcs1_block(digest_name: str, digest: bytes, size: int) -> bytes:
     """EMSA-PKCS1-v1_5 of RFC 8017, 9.2: 00 01, FF…, 00, DigestInfo."""
-    algorithm = encode(SEQUENCE, encode(OID, oid(DIGEST_OIDS[digest_name])), encode(NULL))
-    info = encode(SEQUENCE, algorithm, encode(OCTET_STRING, digest))
+    info = digest_info(digest_name, digest)
     padding = size - len(info) - 3
     if padding < _PKCS1_MIN_PADDING:
         raise BadSignature("", f"the key is too short for {digest_title(digest_name)}")

@@ -36,6 +36,18 @@ def certificate_der(data: bytes) -> bytes:
     raise PemError("", _why_none(data), "a PEM file with a block BEGIN CERTIFICATE is needed")
 
 
+def block_der(data: bytes, label: bytes) -> bytes:
+    """DER of the first block in the PEM file `data` that begins with this label.
+
+    Raises:
+        PemError: there is none, or a broken one.
+    """
+    begin = data.find(_DASHES + b"BEGIN " + label)
+    if begin < 0:
+        raise PemError("", f"there is no block {label.decode()}")
+    return _decode(_body(data, begin, label))
+
+
 def pem_of(der: bytes, label: str = "CERTIFICATE") -> bytes:
     """PEM block with lines of 64 characters."""
     text = binascii.b2a_base64(der, newline=False)
@@ -63,10 +75,10 @@ def _decode(text: bytes) -> bytes:
     try:
         der = binascii.a2b_base64(body, strict_mode=True)
     except binascii.Error as error:
-        raise PemError("", f"the certificate is not base64: {error}") from None
+        raise PemError("", f"the block is not base64: {error}") from None
     # Encoding it again finds what the decoder lets pass: bits behind the last octet that are not zero.
     if not der or binascii.b2a_base64(der, newline=False) != body:
-        raise PemError("", "the certificate is empty or not canonical base64")
+        raise PemError("", "the block is empty or not canonical base64")
     return der
 
 

@@ -1,13 +1,14 @@
 """Keys, certificates and signatures for authors (docs/formats/signatures.md).
 
 Signatures have the profile of Linux's sign-file: detached, no certificates, no signed attributes, the signer named by
-issuer and serial number. Nothing here is needed to verify.
+issuer and serial number. So what is signed is the payload alone, and a signature that a key made elsewhere can be put
+into its PKCS#7 later (`enclose`). Nothing here is needed to verify.
 """
 
 from __future__ import annotations
 
 import hashlib
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, Protocol, runtime_checkable
 
 from sipl.crypto.algorithms import DIGEST_OIDS, RSA_ENCRYPTION, SIGNATURES, KeyKind, digest_title
 from sipl.crypto.der import (
@@ -44,6 +45,22 @@ class SigningError(SiplError):
     """A key cannot be read, or cannot sign for the certificate."""
 
 
+class KeyEncrypted(SigningError):
+    """The private key is encrypted, and no password was given."""
+
+
+@runtime_checkable
+class HeldKey(Protocol):
+    """A private key that something else holds and uses, such as a token."""
+
+    @property
+    def kind(self) -> KeyKind:
+        """What it computes with."""
+
+    def sign_digest(self, digest: str, hashed: bytes) -> bytes:
+        """Sign a digest of the kind `digest` (as in hashlib); the result is as a PKCS#7 holds it."""
+
+
 def generate_key(kind: str) -> PrivateKey:
     """A new private key; `kind` is one of `KEY_KINDS`.
 
@@ -64,20 +81,29 @@ def generate_key(kind: str) -> PrivateKey:
     return makers[kind]()
 
 
-def key_pem(key: PrivateKey) -> bytes:
-    """The private key as PEM (PKCS#8), not encrypted."""
+def key_pem(key: PrivateKey, password: bytes | None = None) -> bytes:
+    """The private key as PEM (PKCS#8), encrypted if there is a password.
+
+    Raises:
+        SigningError: the password is empty, or too long for the library.
+    """
     from cryptography.hazmat.primitives import serialization
 
-    return key.private_bytes(
-        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
-    )
+    encryption: serialization.KeySerializationEncryption = serialization.NoEncryption()
+    try:
+        if password is not None:
+            encryption = serialization.BestAvailableEncryption(password)
+        return key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, encryption)
+    except ValueError as error:
+        raise SigningError("private key", f"it cannot be encrypted: {error}", "choose another passphrase") from None
 
 
 def load_key(pem: bytes, password: bytes | None = None) -> PrivateKey:
     """The private key in a PEM file.
 
     Raises:
-        SigningError: there is none, the password is missing or wrong, or no accepted signature is made with it.
+        KeyEncrypted: it needs a password.
+        SigningError: there is none, the password is wrong, or no accepted signature is made with it.
     """
     from cryptography.exceptions import UnsupportedAlgorithm
     from cryptography.hazmat.primitives import serialization
@@ -86,8 +112,9 @@ def load_key(pem: bytes, password: bytes | None = None) -> PrivateKey:
     try:
         key = serialization.load_pem_private_key(pem, password)
     except TypeError:
-        why = "it is encrypted" if password is None else "it is not encrypted, but a password was given"
-        raise SigningError("private key", why) from None
+        if password is None:
+            raise KeyEncrypted("private key", "it is encrypted") from None
+        raise SigningError("private key", "it is not encrypted, but a password was given") from None
     except (ValueError, UnsupportedAlgorithm) as error:
         raise SigningError("private key", f"it cannot be read: {error}") from None
     if isinstance(key, rsa.RSAPrivateKey | ec.EllipticCurvePrivateKey | dsa.DSAPrivateKey):
@@ -147,8 +174,29 @@ def self_signed(
         raise SigningError("certificate", f"it cannot be made: {error}") from None
 
 
+def check_key(key: PrivateKey | HeldKey, certificate: Certificate) -> None:
+    """The key must be that of the certificate, as far as it shows: of a key that is held elsewhere only the kind does.
+
+    Raises:
+        SigningError: it is another one.
+    """
+    if isinstance(key, HeldKey):
+        mine, other = certificate.public_key().kind, key.kind
+        if mine is not other:
+            raise SigningError("private key", f"it is {other}, that of the certificate {certificate.subject} is {mine}")
+        return
+    from cryptography.hazmat.primitives import serialization
+
+    spki = key.public_key().public_bytes(serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo)
+    if spki != certificate.spki:
+        raise SigningError("private key", f"it is not the key of the certificate {certificate.subject}")
+
+
 def sign_detached(
-    data: bytes | bytearray | memoryview, key: PrivateKey, certificate: Certificate, digest: str = "sha256"
+    data: bytes | bytearray | memoryview,
+    key: PrivateKey | HeldKey,
+    certificate: Certificate,
+    digest: str = "sha256",
 ) -> bytes:
     """PKCS#7 in DER with one detached signature over `data`; for RSA byte for byte what `openssl cms -sign` makes.
 
@@ -156,18 +204,38 @@ def sign_detached(
         UsageError: `digest` is none of `SIGNING_DIGESTS`.
         SigningError: the key is not that of the certificate, or the two and the digest do not go together.
     """
-    from cryptography.hazmat.primitives import serialization
+    hashed = digest_of(data, digest)
+    check_key(key, certificate)
+    signature = key.sign_digest(digest, hashed) if isinstance(key, HeldKey) else _sign(key, digest, hashed)
+    return enclose(signature, certificate, digest)
 
+
+def digest_of(data: bytes | bytearray | memoryview, digest: str) -> bytes:
+    """The digest that is signed.
+
+    Raises:
+        UsageError: `digest` is none of `SIGNING_DIGESTS`.
+    """
     if digest not in DIGEST_OIDS:
         raise UsageError(
             "", f"no signatures with the digest {digest} are made", f"use one of {', '.join(SIGNING_DIGESTS)}"
         )
-    spki = key.public_key().public_bytes(serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo)
-    if spki != certificate.spki:
-        raise SigningError("private key", f"it is not the key of the certificate {certificate.subject}")
-    hashed = hashlib.new(digest, data, usedforsecurity=False).digest()
+    # What an old digest is worth is said where a signature is judged; the demo of its weakness needs it, too.
+    return hashlib.new(digest, data, usedforsecurity=False).digest()
+
+
+def enclose(signature: bytes, certificate: Certificate, digest: str) -> bytes:
+    """PKCS#7 in DER around a signature that the certificate's key made over data with this digest.
+
+    `signature` is the PKCS#1 block of an RSA key, or the DER of an ECDSA or DSA signature. It is not verified.
+
+    Raises:
+        SigningError: no signature of such a key is accepted.
+    """
+    kind = certificate.public_key().kind
+    if kind is KeyKind.OTHER:
+        raise SigningError("certificate", f"no signature of its key ({certificate.key_name}) is accepted")
     digest_algorithm = encode(SEQUENCE, encode(OID, oid(DIGEST_OIDS[digest])))
-    kind, signature = _sign(key, digest, hashed)
     signer = encode(
         SEQUENCE,
         encode_integer(1),
@@ -186,20 +254,18 @@ def sign_detached(
     return encode(SEQUENCE, encode(OID, SIGNED_DATA), encode(CONTEXT_CONSTRUCTED, signed_data))
 
 
-def _sign(key: PrivateKey, digest: str, hashed: bytes) -> tuple[KeyKind, bytes]:
-    from cryptography.hazmat.primitives.asymmetric import dsa, ec, padding, rsa
+def _sign(key: PrivateKey, digest: str, hashed: bytes) -> bytes:
+    from cryptography.hazmat.primitives.asymmetric import ec, padding, rsa
 
     algorithm = prehashed(digest)
     try:
         if isinstance(key, rsa.RSAPrivateKey):
-            return KeyKind.RSA, key.sign(hashed, padding.PKCS1v15(), algorithm)
+            return key.sign(hashed, padding.PKCS1v15(), algorithm)
         if isinstance(key, ec.EllipticCurvePrivateKey):
-            return KeyKind.EC, key.sign(hashed, ec.ECDSA(algorithm))
-        if isinstance(key, dsa.DSAPrivateKey):
-            return KeyKind.DSA, key.sign(hashed, algorithm)
+            return key.sign(hashed, ec.ECDSA(algorithm))
+        return key.sign(hashed, algorithm)
     except ValueError as error:
         raise SigningError("private key", f"it cannot sign with {digest_title(digest)}: {error}") from None
-    raise SigningError("private key", "it is neither RSA nor elliptic curve nor DSA")
 
 
 def _signature_algorithm(kind: KeyKind, digest: str) -> bytes:

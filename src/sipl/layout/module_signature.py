@@ -1,4 +1,4 @@
-"""The trailer of a file with an appended signature, as Linux's sign-file writes it (docs/formats/signatures.md).
+"""The trailer of a file with an appended signature, as of Linux's sign-file (docs/formats/appended-signature.md).
 
 The file is: payload, PKCS#7 in DER, this record, the marker.
 """
