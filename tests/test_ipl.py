@@ -297,12 +297,32 @@ class TestCombine:
         secure, complete = passes
         joined = combine(secure, complete)
         of_secure = ["mode", "outcome", "reason", "devices", "would_boot", "ipl_parameter_block", "ipl_report"]
-        of_complete = ["psw", "components", "error_indicators", "psw_error_indicators", "certificates"]
+        of_complete = ["psw", "components", "error_indicators", "psw_error_indicators", "certificates", "closed"]
+        of_complete.append("unsigned")
         assert {*of_secure, *of_complete, "findings"} == set(joined._fields)
         for name in of_secure:
             assert getattr(joined, name) == getattr(secure, name), name
         for name in of_complete:
             assert getattr(joined, name) == getattr(complete, name), name
+
+    def test_a_program_that_only_the_complete_pass_chose(self, passes):
+        secure, complete = passes
+        early = secure._replace(devices=tuple(d._replace(program=None) for d in secure.devices))
+        assert [d.program for d in combine(early, complete).devices] == [d.program for d in complete.devices] == [0]
+
+    def test_without_a_certificate_what_follows_from_that_is_not_said(self, passes):
+        secure, complete = passes
+        early = secure._replace(reason=sipl.Reason.NO_CERTIFICATE, findings=())
+        findings = tuple(
+            sipl.FindingReport(reason, sipl.Level.WARNING, 0, None, "", "")
+            for reason in (sipl.Reason.SIGNATURE_NOT_VERIFIED, sipl.Reason.LOADER_WILL_REFUSE, sipl.Reason.NO_SCLAB)
+        )
+        signed = [c for c in complete.components if c.part == "kernel"]
+        joined = combine(early, complete._replace(findings=findings, components=tuple(signed)))
+        assert [f.reason for f in joined.findings] == ["no-sclab"]
+        bare = tuple(c._replace(signed=False) for c in signed)
+        joined = combine(early, complete._replace(findings=findings, components=bare))
+        assert [f.reason for f in joined.findings] == ["loader-will-refuse", "no-sclab"]
 
     def test_what_only_the_secure_pass_found_stands_first(self, passes):
         secure, complete = passes

@@ -59,11 +59,12 @@ def boot(
     )
 
 
-def verify(disk: Disk, settings: Settings = _DEFAULTS, mode: Mode = Mode.SECURE) -> Report:
+def verify(disk: Disk, settings: Settings = _DEFAULTS, mode: Mode = Mode.SECURE, image: Image | None = None) -> Report:
     """Judge one disk: the verdict of `mode`, and every finding, also those behind the first that stops secure mode.
 
     Outcome, reason and mode are those of the asked mode; components and findings those of the pass that goes on. A disk
-    whose loader will refuse to go on counts as one that does not boot in secure mode.
+    whose loader will refuse to go on counts as one that does not boot in secure mode. With `image`, that is looked at
+    in place of the disk's file, and stays open.
 
     Raises:
         UsageError: the settings are not possible.
@@ -75,22 +76,28 @@ def verify(disk: Disk, settings: Settings = _DEFAULTS, mode: Mode = Mode.SECURE)
         verdict = ready.run(secure, None)
         if not secure or verdict.outcome in (Outcome.HANDS_OVER, Outcome.UNDECIDED):
             return verdict
-        return combine(verdict, ready.run(False, None))
+        # Without a certificate the machine would be in normal mode, and nobody would look at anything.
+        return combine(verdict, ready.run(False, None, audit=verdict.reason is Reason.NO_CERTIFICATE))
 
-    report = _prepared([disk], asked, both_passes)
+    report = _prepared([disk], asked, both_passes, image=image)
     if secure and report.would_boot and any(finding.reason is Reason.LOADER_WILL_REFUSE for finding in report.findings):
         return report._replace(would_boot=False)
     return report
 
 
 def _prepared(
-    disks: Sequence[Disk], settings: Settings, use: Callable[[_Ready], Report], *, runs: bool = False
+    disks: Sequence[Disk],
+    settings: Settings,
+    use: Callable[[_Ready], Report],
+    *,
+    runs: bool = False,
+    image: Image | None = None,
 ) -> Report:
     """Open disks and certificates, and report what keeps the machine from starting."""
     log = FindingLog()
     with ExitStack() as stack:
         try:
-            return use(_Ready(disks, settings, log, stack, runs=runs))
+            return use(_Ready(disks, settings, log, stack, runs=runs, image=image))
         except RefusedToStart as refusal:
             log.refuse(refusal)
             return plain_report(_asked_mode(settings), disks, Outcome.REFUSED_TO_START, refusal.reason, log)
@@ -110,10 +117,18 @@ class _Ready:
     """Disks, certificates and CPU model: what every pass of one call has in common."""
 
     def __init__(
-        self, disks: Sequence[Disk], settings: Settings, log: FindingLog, stack: ExitStack, *, runs: bool
+        self,
+        disks: Sequence[Disk],
+        settings: Settings,
+        log: FindingLog,
+        stack: ExitStack,
+        *,
+        runs: bool,
+        image: Image | None = None,
     ) -> None:
-        """Open everything; with `runs` a guest will run, whose disks it can write to."""
+        """Open everything; with `runs` a guest will run, whose disks it can write to. `image` is open already."""
         self._runs = runs
+        self._image = image
         self._disks = disks
         self._settings = settings
         self._log = log
@@ -163,6 +178,8 @@ class _Ready:
             from sipl.disk.overlay import DirectRaw
 
             image: Image = self._stack.enter_context(DirectRaw(disk.path))
+        elif self._image is not None:
+            image = self._image
         else:
             image = self._stack.enter_context(
                 open_image(disk.path, allow_backing=settings.allow_backing, backing_folder=settings.backing_folder)
@@ -179,9 +196,16 @@ class _Ready:
         return WritableDisk(writable, block_size)
 
     def run(
-        self, secure_boot: bool, engine: Engine | None, announce: Callable[[Report], object] | None = None
+        self,
+        secure_boot: bool,
+        engine: Engine | None,
+        announce: Callable[[Report], object] | None = None,
+        *,
+        audit: bool = False,
     ) -> Report:
         """One IPL of a fresh machine; `engine` runs the guest when the boot side hands over.
+
+        With `audit` the machine asks for a report also where it has no certificate.
 
         Raises:
             RefusedToStart: a device or a kernel is not acceptable in this mode.
@@ -190,6 +214,8 @@ class _Ready:
         """
         options = self._settings.machine._replace(secure_boot=secure_boot)
         machine = Machine(options, self._model, self._devices, self._certificates, self._loadparm, self._clock)
+        if audit:
+            machine.ask_for_report()
         try:
             if self._settings.firmware is not None:
                 return self._run_real_firmware(machine, self._settings.firmware, engine, announce)

@@ -6,6 +6,11 @@ returns) or that reorder what a person reads (bidirectional overrides). `printab
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
 # What is not shown as it is although `str.isprintable` may allow it: characters that change the direction or the
 # joining of the text around them, or that take no room at all.
 _INVISIBLE = frozenset(
@@ -26,6 +31,12 @@ def printable(text: str, limit: int | None = None) -> str:
     if text.isascii() and text.isprintable():
         return text
     return "".join(c if c.isprintable() and c not in _INVISIBLE else _escape(c) for c in text)
+
+
+def some_of(items: Sequence[str], limit: int = 12) -> str:
+    """The first items of a list in a line, and how many more there are: a disk can have a hundred of anything."""
+    more = f" and {len(items) - limit} more" if len(items) > limit else ""
+    return ", ".join(items[:limit]) + more
 
 
 def _escape(character: str) -> str:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 KEYS = "schema path format size block_size version program_table_block programs fault"
-PROGRAM_KEYS = "number table_block same_as components psw fault"
-COMPONENT_KEYS = "address length runs digest signature sclab fault"
+PROGRAM_KEYS = "number table_block same_as components psw fault closed unsigned"
+COMPONENT_KEYS = "address length runs digest signature sclab fault part"
 SIGNATURE_KEYS = (
     "format length runs signer digest signature_algorithm key_identifier signed_attributes embedded_certificates fault"
 )
@@ -20,7 +20,7 @@ def test_lines(sipl, demo):
     text = result.out
     assert "  program 0 (default), component table in block " in text
     assert ": the same as program 0\n" in text
-    assert "    component 0xa000: 512 bytes, block" in text
+    assert "    component 0xa000 (loader): 512 bytes, block" in text
     assert " by CN=sipl demo, serial number 0x" in text
     assert "global SCLAB of length 32, OPSW+OLA, PSW 000800008000a000, address 0xa000" in text
     assert "    entry PSW 000800008000a000" in text

@@ -21,10 +21,11 @@ class TestTerminal:
         assert ESCAPE in result.out
         lines = [line.rstrip() for line in plain(result.out).splitlines()]
         assert lines[0].startswith("✗ ")
-        header = next(line for line in lines if line.split() == ["address", "bytes", "state", "certificate", "sha256"])
+        columns = ["address", "bytes", "part", "state", "certificate", "sha256"]
+        header = next(line for line in lines if line.split() == columns)
         rows = lines[lines.index(header) + 1 :]
-        assert re.fullmatch(r"\s+0xa000 +512 +verified +demo-cert.pem +[0-9a-f]{16}", rows[2])
-        assert re.fullmatch(r"\s+0x10000 +1536 +signed, NOT VERIFIED +[0-9a-f]{16}", rows[3])
+        assert re.fullmatch(r"\s+0xa000 +512 +loader +verified +demo-cert.pem +[0-9a-f]{16}", rows[2])
+        assert re.fullmatch(r"\s+0x10000 +1536 +kernel +signed, NOT VERIFIED +[0-9a-f]{16}", rows[3])
         finding = "\n".join(lines).partition("✗ signature-not-verified  ")[2]
         assert finding.startswith("the signature of the component at 0x10000 does not verify")
         assert "→ name the certificate of its signer" in finding

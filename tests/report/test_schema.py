@@ -13,11 +13,14 @@ from ipl_lab import KERNEL, MIB, Load, code, kernel_bytes
 from stage3_lab import program_with_unsigned_kernel
 
 import sipl
+from sipl.firmware.parts import Part
 from sipl.reasons import MODE_RULES
 from sipl.report import model
 from sipl.report.json_form import schema, to_dict, to_json
 
 SCHEMA = schema()
+# What came into `/1` when there were reports already.
+ADDED = {"closed", "unsigned", "part"}
 VALIDATOR = jsonschema.Draft202012Validator(SCHEMA)
 
 
@@ -51,7 +54,17 @@ class TestSchema:
         assert len(found) == 5
         for node in found:
             assert node["additionalProperties"] is False
-            assert sorted(node["required"]) == sorted(node["properties"])
+            assert sorted(node["required"]) == sorted(node["properties"].keys() - ADDED)
+
+    def test_takes_a_report_without_what_was_added(self, lab):
+        value = check(lab.boot(lab.program()))
+        assert value.keys() >= {"closed", "unsigned"}
+        older = {name: member for name, member in value.items() if name not in ADDED}
+        older["components"] = [
+            {name: member for name, member in c.items() if name not in ADDED} for c in value["components"]
+        ]
+        assert older["components"] != value["components"]
+        VALIDATOR.validate(older)
 
     @pytest.mark.parametrize(
         ("record", "where"),
@@ -79,6 +92,9 @@ class TestSchema:
         assert sorted(finding["reason"]["enum"]) == sorted(reasons)
         assert sorted(properties["reason"]["enum"], key=str) == sorted([*reasons, None], key=str)
         assert sorted(device["reason"]["enum"], key=str) == sorted([*reasons, None], key=str)
+
+        part = properties["components"]["items"]["properties"]["part"]
+        assert part["enum"] == [*(str(part) for part in Part), None]
 
     def test_name_of_the_form(self):
         assert model.SCHEMA == "sipl.report/1"
@@ -219,6 +235,7 @@ COMPONENTS = st.builds(
     certificate=maybe(HEX32),
     error_indicators=st.integers(0, 0xFFFF_FFFF),
     digest=maybe(HEX32),
+    part=maybe(st.sampled_from(Part)),
 )
 FINDINGS = st.builds(
     model.FindingReport,

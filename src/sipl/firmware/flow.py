@@ -70,6 +70,7 @@ class Firmware:
         self.psw_entry: ReportComponent | None = None
         self.error_indicators: int | None = None
         self.psw: int | None = None
+        self.forbids_unsigned = False  # whether the global SCLAB says NUC
         self.outcome = Outcome.UNDECIDED
         self.reason: Reason | None = None
         self.hand_over: HandOver | None = None
@@ -177,6 +178,7 @@ class Firmware:
         self.psw = None
         self.psw_entry = None
         self.error_indicators = None
+        self.forbids_unsigned = False
         device = self._find(iplb)
         attempt.label = device.label
         attempt.position = device.position
@@ -207,6 +209,7 @@ class Firmware:
                 self.psw = secure.psw
                 self.psw_entry = secure.psw_entry
                 self.error_indicators = secure.error_indicators
+                self.forbids_unsigned = secure.sclabs.forbids_unsigned
             report = secure.report()
             self._predict_loader(psw, secure, reader.block_size)
         self.psw = psw

@@ -36,11 +36,15 @@ class Device(Protocol):
         """Number of logical blocks."""
 
 
-class BlockPlatform(Protocol):
-    """The part that reading a disk needs: channel I/O and memory to read to."""
+class Storage(Protocol):
+    """The part that looking at what was loaded needs."""
 
     def load(self, address: int, length: int) -> bytes:
         """Fetch bytes from absolute storage."""
+
+
+class BlockPlatform(Storage, Protocol):
+    """The part that reading a disk needs: channel I/O and memory to read to."""
 
     def read_blocks(self, subsystem_id: int, block: int, count: int, address: int) -> None:
         """Have a device store blocks into memory; the caller has checked that they exist and where they land."""

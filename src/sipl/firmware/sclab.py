@@ -11,7 +11,7 @@ from sipl.reasons import Reason
 
 if TYPE_CHECKING:
     from sipl.firmware.components import Component
-    from sipl.firmware.platform import Platform
+    from sipl.firmware.platform import Storage
     from sipl.firmware.verdict import Judge
 
 _LOCATOR_SIZE = size_of(SclabLocator)
@@ -26,8 +26,13 @@ class SclabCount:
         self.first_global: Sclab | None = None
         self.carrier: Component | None = None
 
+    @property
+    def forbids_unsigned(self) -> bool:
+        """Whether the first global SCLAB says NUC, no unsigned components."""
+        return self.first_global is not None and bool(self.first_global.flags & SclabFlags.NUC)
 
-def check_sclab(platform: Platform, component: Component, count: SclabCount, judge: Judge) -> None:
+
+def check_sclab(platform: Storage, component: Component, count: SclabCount, judge: Judge) -> None:
     """Apply every rule on the SCLAB of one signed component, in the order of the specification.
 
     Raises:
@@ -48,7 +53,7 @@ def _broken(judge: Judge, component: Component, reason: Reason, indicator: int, 
     judge.broken(reason, f"component at {component.address:#x}: {message}", component.position)
 
 
-def _find(platform: Platform, component: Component, judge: Judge) -> Sclab | None:
+def _find(platform: Storage, component: Component, judge: Judge) -> Sclab | None:
     """Follow the locator; None where there is no SCLAB to check, after saying so."""
     locator = None
     if component.length >= _LOCATOR_SIZE:

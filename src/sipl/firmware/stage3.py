@@ -25,11 +25,11 @@ from sipl.layout.stage3 import (
 
 if TYPE_CHECKING:
     from sipl.firmware.components import Component, ComponentList
-    from sipl.firmware.platform import Platform
+    from sipl.firmware.platform import Storage
 
 
 def find_parameters(
-    platform: Platform, psw: int, carrier: Component | None, components: ComponentList
+    platform: Storage, psw: int, carrier: Component | None, components: ComponentList
 ) -> Stage3Parameters | None:
     """The parameters of stage3 if the program is one of stage3; `carrier` has the global SCLAB."""
     if psw != STAGE3_PSW or carrier is None:
@@ -39,7 +39,14 @@ def find_parameters(
     size = size_of(Stage3Parameters)
     if not any(c.address == STAGE3_PARAMETERS and c.length >= size for c in components):
         return None
-    parameters = unpack(Stage3Parameters, platform.load(STAGE3_PARAMETERS, size))
+    return known_parameters(platform.load(STAGE3_PARAMETERS, size))
+
+
+def known_parameters(data: bytes) -> Stage3Parameters | None:
+    """The parameters in the first bytes of `data`; None if they say what stage3 does not know."""
+    if len(data) < size_of(Stage3Parameters):
+        return None
+    parameters = unpack(Stage3Parameters, data)
     if parameters.extra_parameters > 1 or parameters.flags & ~KNOWN_FLAGS:
         return None
     return parameters

@@ -75,6 +75,10 @@ class Machine:
         """What the guest finds of the CPU model; a protected guest finds none of the facilities of secure IPL."""
         return self._model.as_protected() if self.protected else self._model
 
+    def ask_for_report(self) -> None:
+        """Be in audit mode at least, also without a certificate, which no option of the reference asks for."""
+        self.ipl_device.flags |= IplbFlags.IPLIR
+
     def close(self) -> None:
         """Give the guest's memory back to the host."""
         self.memory.close()

@@ -11,8 +11,10 @@ import time
 from typing import TYPE_CHECKING
 
 from sipl.advice import hint
+from sipl.firmware.parts import in_order_of_weight, name_parts
 from sipl.layout.iplb import IPLB_HEADER_SIZE, IplbHeader
 from sipl.layout.record import size_of, unpack
+from sipl.layout.stage3 import STAGE3_PARAMETERS, Stage3Parameters
 from sipl.machine.cpu_model import hint_for
 from sipl.machine.ebcdic import from_ebcdic
 from sipl.reasons import Level, Mode, Outcome, Reason
@@ -25,6 +27,7 @@ if TYPE_CHECKING:
     from sipl.errors import RefusedToStart, UndecidedError
     from sipl.firmware.components import Component
     from sipl.firmware.flow import Firmware
+    from sipl.firmware.parts import Part
     from sipl.firmware.verdict import Finding
     from sipl.machine.diag508 import Verification
     from sipl.machine.machine import Machine
@@ -137,13 +140,17 @@ def ipl_report(machine: Machine, firmware: Firmware, disks: Sequence[Disk], log:
         block = machine.load(state.iplb_address, IPLB_HEADER_SIZE + header.block0_length).hex()
         if state.report_length:
             report = machine.load(state.report_address, state.report_length).hex()
+    parts = _parts(machine, firmware)
     return Report(
         mode=firmware.mode,
         outcome=firmware.outcome,
         reason=firmware.reason,
         psw=None if firmware.psw is None else f"{firmware.psw:016x}",
         devices=_devices(firmware, disks),
-        components=tuple(_component(machine, component, log) for component in firmware.components),
+        components=tuple(
+            _component(machine, component, part, log)
+            for component, part in zip(firmware.components, parts, strict=True)
+        ),
         error_indicators=firmware.error_indicators,
         psw_error_indicators=firmware.psw_entry.error_indicators if firmware.psw_entry is not None else None,
         would_boot=_would_boot(firmware.outcome),
@@ -151,6 +158,8 @@ def ipl_report(machine: Machine, firmware: Firmware, disks: Sequence[Disk], log:
         findings=tuple(log.findings),
         ipl_parameter_block=block,
         ipl_report=report,
+        closed=_closed(machine, firmware),
+        unsigned=_unsigned(firmware, parts),
     )
 
 
@@ -171,7 +180,33 @@ def _devices(firmware: Firmware, disks: Sequence[Disk]) -> tuple[DeviceReport, .
     return tuple(devices)
 
 
-def _component(machine: Machine, component: Component, log: FindingLog) -> ComponentReport:
+def _parts(machine: Machine, firmware: Firmware) -> tuple[Part | None, ...]:
+    parameters = b""
+    for component in firmware.components:
+        if component.address == STAGE3_PARAMETERS and component.loaded:
+            parameters = machine.load(STAGE3_PARAMETERS, min(component.length, size_of(Stage3Parameters)))
+    return name_parts(firmware.psw, [(c.address, c.length) for c in firmware.components], parameters)
+
+
+def _closed(machine: Machine, firmware: Firmware) -> bool | None:
+    """Whether nothing unsigned is loaded and nothing unsigned ever could be; None where nobody can say."""
+    if firmware.mode is Mode.NORMAL or firmware.psw is None:
+        return None
+    if not firmware.forbids_unsigned or not all(component.signed for component in firmware.components):
+        return False
+    if not machine.certificates.count:
+        return None
+    return all(component.verified for component in firmware.components)
+
+
+def _unsigned(firmware: Firmware, parts: tuple[Part | None, ...]) -> tuple[str, ...]:
+    if firmware.mode is Mode.NORMAL:
+        return ()
+    pairs = zip(firmware.components, parts, strict=True)
+    return in_order_of_weight((part, component.address) for component, part in pairs if not component.signed)
+
+
+def _component(machine: Machine, component: Component, part: Part | None, log: FindingLog) -> ComponentReport:
     certificate = None
     if component.store_index is not None:
         certificate = machine.certificates.entries[component.store_index].certificate.fingerprint.hex()
@@ -184,6 +219,7 @@ def _component(machine: Machine, component: Component, log: FindingLog) -> Compo
         certificate=certificate,
         error_indicators=int(component.error_indicators),
         digest=_digest(machine, component, log),
+        part=None if part is None else part.value,
     )
 
 

@@ -29,7 +29,7 @@ class ComponentReport(NamedTuple):
 
     `flags` and `error_indicators` (CEI) as in the IPL report; `certificate` is the SHA-256 fingerprint of the
     certificate that verified it; `digest` the SHA-256 of its bytes in guest memory, None if it was not loaded; both
-    hex.
+    hex. `part` is what it is by the place that zipl gives it (loader, kernel, …), None where nothing tells.
     """
 
     address: int
@@ -40,6 +40,7 @@ class ComponentReport(NamedTuple):
     certificate: str | None
     error_indicators: int
     digest: str | None
+    part: str | None = None
 
 
 class CertificateReport(NamedTuple):
@@ -71,7 +72,8 @@ class Report(NamedTuple):
 
     `psw`, `ipl_parameter_block` and `ipl_report` are hex; `error_indicators` is the IIEI, `psw_error_indicators` the
     CEI of the PSW entry, both None where there is none. `would_boot` is what the exit code says: True is 0, False 1,
-    None 2.
+    None 2. `closed`: everything that is loaded was verified, and the loader forbids anything unsigned (NUC); None where
+    that was not looked at. `unsigned` names the components without a signature, those that matter most first.
     """
 
     mode: Mode
@@ -87,6 +89,8 @@ class Report(NamedTuple):
     findings: tuple[FindingReport, ...]
     ipl_parameter_block: str | None
     ipl_report: str | None
+    closed: bool | None = None
+    unsigned: tuple[str, ...] = ()
 
     @property
     def exit_code(self) -> int:

@@ -10,7 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from sipl.reasons import Level
-from sipl.report.text import component_state, finding_message, verdict
+from sipl.report.text import closed_line, component_state, finding_message, verdict
 
 if TYPE_CHECKING:
     from typing import TextIO
@@ -29,6 +29,9 @@ def print_report(report: Report, command: str, *, verbose: bool, stream: TextIO 
     console.print(Text(f"{mark} {verdict(report, command)}", style=style))
     if report.components:
         console.print(Padding(_components(report, verbose=verbose), (1, 0, 1, 2)))
+    closed = closed_line(report) if command == "verify" else ""
+    if closed:
+        console.print(Padding(Text(closed, style="green" if report.closed else "dim"), (0, 0, 1, 2)))
     for finding in report.findings:
         if verbose or finding.level is not Level.INFO:
             console.print(Padding(_finding(report, finding), (0, 0, 0, 2)))
@@ -38,6 +41,7 @@ def _components(report: Report, *, verbose: bool) -> Table:
     table = Table(box=None, pad_edge=False, header_style="dim", padding=(0, 3, 0, 0))
     table.add_column("address", justify="right")
     table.add_column("bytes", justify="right")
+    table.add_column("part")
     table.add_column("state")
     table.add_column("certificate", overflow="fold")
     table.add_column("sha256", overflow="fold")
@@ -48,7 +52,8 @@ def _components(report: Report, *, verbose: bool) -> Table:
         table.add_row(
             Text(f"{component.address:#x}"),
             Text(f"{component.length}"),
-            Text(component_state(component), style=style),
+            Text(component.part or ""),
+            Text(component_state(component, report.reason), style=style),
             Text(names.get(component.certificate or "", "")),
             Text(digest if verbose else digest[:_DIGEST_SHOWN], style="dim"),
         )

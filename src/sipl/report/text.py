@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from sipl.reasons import Level, Outcome
+from sipl.reasons import Level, Outcome, Reason
+from sipl.text import some_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -43,11 +44,24 @@ def _boot_answer(report: Report) -> str:
     return answers[report.outcome]
 
 
-def component_state(component: ComponentReport) -> str:
-    """What a component is worth, in a word or two."""
+def component_state(component: ComponentReport, reason: Reason | None = None) -> str:
+    """What a component is worth, in a word or two; `reason` is the report's."""
     if component.verified:
         return "verified"
-    return "signed, NOT VERIFIED" if component.signed else "not signed"
+    if not component.signed:
+        return "not signed"
+    return "signed, no certificate to verify it" if reason is Reason.NO_CERTIFICATE else "signed, NOT VERIFIED"
+
+
+def closed_line(report: Report) -> str:
+    """Whether the disk is closed, or what on it is not signed; empty where nobody looked."""
+    if report.closed:
+        return "closed: all that is loaded is signed and verified, and the loader forbids anything else"
+    if report.unsigned:
+        return f"not signed: {some_of(report.unsigned)}"
+    if report.closed is False and all(component.verified for component in report.components):
+        return "not closed: all that is loaded is signed, but the loader would take unsigned components, too (no NUC)"
+    return ""
 
 
 def finding_message(report: Report, finding: FindingReport) -> str:
@@ -63,7 +77,8 @@ def report_lines(report: Report, command: str, *, verbose: bool) -> Iterator[str
     names = {certificate.sha256: certificate.name for certificate in report.certificates}
     for component in report.components:
         end = component.address + component.length
-        line = f"  component {component.address:#x}-{end:#x} {component.length} bytes: {component_state(component)}"
+        state = component_state(component, report.reason)
+        line = f"  component {component.address:#x}-{end:#x} {component.length} bytes: {state}"
         if component.certificate is not None:
             line += f" ({names.get(component.certificate, component.certificate)})"
         if component.error_indicators:
@@ -71,6 +86,9 @@ def report_lines(report: Report, command: str, *, verbose: bool) -> Iterator[str
         if verbose and component.digest is not None:
             line += f", sha256 {component.digest}"
         yield line
+    closed = closed_line(report) if command == "verify" else ""
+    if closed:
+        yield f"  {closed}"
     if verbose:
         for certificate in report.certificates:
             until = f"valid {certificate.not_before} to {certificate.not_after}"

@@ -8,13 +8,14 @@ from typing import TYPE_CHECKING, Final
 from sipl.errors import SiplError
 from sipl.firmware.blocks import BlockReader
 from sipl.firmware.boot_map import component_entries, read_program_table
+from sipl.firmware.offline import OfflineDisk
+from sipl.firmware.parts import in_order_of_weight, name_parts
 from sipl.firmware.segments import Segments, walk_segment_tables
 from sipl.firmware.verdict import FirmwareStop, Judge
 from sipl.layout.boot_record import (
     COMPONENT_EXECUTE,
     COMPONENT_LOAD,
     COMPONENT_SIGNATURE,
-    MAX_BLOCK_SIZE,
     BlockPointer,
     BootRecord,
     SignatureInfo,
@@ -22,12 +23,11 @@ from sipl.layout.boot_record import (
 from sipl.layout.diag508 import MAX_SIGNATURE_LENGTH
 from sipl.layout.record import size_of, unpack
 from sipl.layout.sclab import SCLAB_MAGIC, SCLAB_MIN_LENGTH, Sclab, SclabFlags, SclabLocator
+from sipl.layout.stage3 import STAGE3_PARAMETERS, Stage3Parameters
 from sipl.survey.model import BootMapView, ComponentView, ProgramView, Run, SclabView, SignatureView
 from sipl.text import printable
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from sipl.disk.block_device import BlockDevice
     from sipl.disk.image import Image
     from sipl.layout.boot_record import ComponentEntry
@@ -37,8 +37,6 @@ if TYPE_CHECKING:
 MAX_PROGRAM_SIZE: Final = 2 << 30
 # How much is read of one disk: programs share most of their components, and no disk that boots comes near it.
 MAX_TOTAL_SIZE: Final = 8 << 30
-# How much of a component is read at once to compute its digest.
-_CHUNK: Final = 1 << 20
 # The locator's length field has 16 bits: a SCLAB lies in the last bytes, not further from the end than this.
 _LARGEST_SCLAB: Final = 0xFFFF
 # What a key computes, by its kind.
@@ -46,53 +44,29 @@ _SCHEMES: Final = {"RSA": "RSA", "EC": "ECDSA", "DSA": "DSA"}
 _RUNS_SHOWN: Final = 1000  # a table of one-block pointers would fill the screen, and the memory
 
 
-class _Disk:
-    """The disk as the boot side's reader wants it: a platform with one device and memory for one block."""
-
-    kind = "virtio-blk"
-    position = 0
-    subsystem_id = 0
+class _Disk(OfflineDisk):
+    """A disk that remembers the digests of its components."""
 
     def __init__(self, device: BlockDevice, label: str) -> None:
-        self._device = device
-        self._buffer = memoryview(bytearray(MAX_BLOCK_SIZE))
-        self.label = label
-        self.block_size = device.block_size
-        self.blocks = device.blocks
+        super().__init__(device, label)
         self.left = MAX_TOTAL_SIZE
-        self.digests: dict[tuple[tuple[int, int], ...], tuple[str, bytes]] = {}
+        self.digests: dict[tuple[tuple[int, int], ...], tuple[str, bytes, bytes]] = {}
 
-    def digest(self, segments: Segments) -> tuple[str, bytes] | None:
-        """SHA-256 of a component and its last bytes; None if too much of the disk would have to be read."""
+    def digest(self, segments: Segments) -> tuple[str, bytes, bytes] | None:
+        """SHA-256 of a component, its first and last bytes; None if too much of the disk would have to be read."""
         runs = tuple(segments.runs())
         if runs not in self.digests:
             self.left -= segments.length
             if self.left < 0:
                 return None
             digest = hashlib.sha256()
-            tail = b""
+            head = tail = b""
             for chunk in self.chunks(segments):
                 digest.update(chunk)
+                head = head or bytes(chunk[: size_of(Stage3Parameters)])
                 tail = (tail + bytes(chunk[-_LARGEST_SCLAB:]))[-_LARGEST_SCLAB:]
-            self.digests[runs] = digest.hexdigest(), tail
+            self.digests[runs] = digest.hexdigest(), head, tail
         return self.digests[runs]
-
-    def read_blocks(self, subsystem_id: int, block: int, count: int, address: int) -> None:
-        self._device.read_blocks(block, count, self._buffer[address : address + count * self.block_size])
-
-    def load(self, address: int, length: int) -> bytes:
-        return bytes(self._buffer[address : address + length])
-
-    def chunks(self, segments: Segments) -> Iterator[memoryview]:
-        """The bytes of a component in order, in a buffer that the next chunk overwrites."""
-        buffer = memoryview(bytearray(_CHUNK))
-        step = _CHUNK // self.block_size
-        for block, count in segments.runs():
-            for start in range(block, block + count, step):
-                blocks = min(step, block + count - start)
-                chunk = buffer[: blocks * self.block_size]
-                self._device.read_blocks(start, blocks, chunk)
-                yield chunk
 
 
 def survey_boot_map(image: Image, device: BlockDevice) -> BootMapView:
@@ -132,6 +106,7 @@ def _program(disk: _Disk, reader: BlockReader, number: int, block: int) -> Progr
     psw = fault = None
     room = min(MAX_PROGRAM_SIZE, disk.blocks * disk.block_size)
     signature: SignatureView | None = None
+    parameters = b""
     try:
         for entry in component_entries(reader, block):
             if entry.type == COMPONENT_EXECUTE:
@@ -139,7 +114,9 @@ def _program(disk: _Disk, reader: BlockReader, number: int, block: int) -> Progr
             elif entry.type == COMPONENT_SIGNATURE:
                 signature = _signature(disk, reader, entry)
             elif entry.type == COMPONENT_LOAD:
-                component = _component(disk, reader, entry, signature, room)
+                component, head = _component(disk, reader, entry, signature, room)
+                if component.address == STAGE3_PARAMETERS:
+                    parameters = head
                 # What cannot be read has no size, and yet took time: there is half as much for all behind it.
                 room = room // 2 if component.digest is None else room - component.length
                 components.append(component)
@@ -148,7 +125,25 @@ def _program(disk: _Disk, reader: BlockReader, number: int, block: int) -> Progr
                 fault = f"an entry has the unknown type {entry.type}"
     except FirmwareStop as stop:
         fault = _fault(stop)
-    return ProgramView(number, block, None, tuple(components), psw, fault)
+    return _with_parts(ProgramView(number, block, None, tuple(components), psw, fault), parameters)
+
+
+def _with_parts(program: ProgramView, parameters: bytes) -> ProgramView:
+    """The program with its components named, and what that says of it."""
+    components = program.components
+    psw = None if program.psw is None else int(program.psw, 16)
+    parts = name_parts(psw, [(c.address, c.length) for c in components], parameters)
+    unsigned = in_order_of_weight(
+        (part, component.address)
+        for component, part in zip(components, parts, strict=True)
+        if not component.signature or not component.signature.length
+    )
+    closed = None
+    if psw is not None:
+        flags = next((c.sclab.flags for c in components if c.signature and c.sclab and "OPSW" in c.sclab.flags), ())
+        closed = not unsigned and "NUC" in flags
+    named = tuple(c._replace(part=part and part.value) for c, part in zip(components, parts, strict=True))
+    return program._replace(components=named, closed=closed, unsigned=unsigned)
 
 
 def _runs(segments: Segments) -> tuple[Run, ...]:
@@ -167,10 +162,11 @@ def _signature(disk: _Disk, reader: BlockReader, entry: ComponentEntry) -> Signa
     if max(segments.length, info.length) > MAX_SIGNATURE_LENGTH:
         return view._replace(fault=f"larger than the {MAX_SIGNATURE_LENGTH} bytes that a signature can have")
     content = b"".join(bytes(chunk) for chunk in disk.chunks(segments))
-    return _read_signature(view, content[: info.length])
+    return read_signature(view, content[: info.length])
 
 
-def _read_signature(view: SignatureView, der: bytes) -> SignatureView:
+def read_signature(view: SignatureView, der: bytes) -> SignatureView:
+    """The view of a signature, with what its PKCS#7 says."""
     from sipl.crypto.algorithms import SIGNATURES, name_of
     from sipl.crypto.der import dotted
     from sipl.crypto.pkcs7 import SignedData
@@ -193,25 +189,28 @@ def _read_signature(view: SignatureView, der: bytes) -> SignatureView:
 
 def _component(
     disk: _Disk, reader: BlockReader, entry: ComponentEntry, signature: SignatureView | None, room: int
-) -> ComponentView:
+) -> tuple[ComponentView, bytes]:
+    """A component, and its first bytes."""
     address = int.from_bytes(entry.value, "big")
     view = ComponentView(address, 0, (), None, signature, None, None)
     try:
         table = unpack(BlockPointer, entry.segment_table).block
         segments = walk_segment_tables(reader, table, room)
     except FirmwareStop as stop:
-        return view._replace(fault=_fault(stop))
+        return view._replace(fault=_fault(stop)), b""
     view = view._replace(length=segments.length, runs=_runs(segments))
     if segments.length > room:
-        return view._replace(fault="with it the program is larger than its disk, or than a guest's memory for it")
+        why = "with it the program is larger than its disk, or than a guest's memory for it"
+        return view._replace(fault=why), b""
     found = disk.digest(segments)
     if found is None:
-        return view._replace(fault=f"not read: the components of this disk have more than {MAX_TOTAL_SIZE >> 30} GiB")
-    digest, tail = found
-    return view._replace(digest=digest, sclab=_sclab(tail))
+        why = f"not read: the components of this disk have more than {MAX_TOTAL_SIZE >> 30} GiB"
+        return view._replace(fault=why), b""
+    digest, head, tail = found
+    return view._replace(digest=digest, sclab=read_sclab(tail)), head
 
 
-def _sclab(tail: bytes) -> SclabView | None:
+def read_sclab(tail: bytes) -> SclabView | None:
     """The SCLAB at the end of a component, of which `tail` is the last part; None where there is none."""
     if len(tail) < size_of(SclabLocator):
         return None

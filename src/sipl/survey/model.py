@@ -45,7 +45,10 @@ class SclabView(NamedTuple):
 
 
 class ComponentView(NamedTuple):
-    """A load entry with the signature entry in front of it. `digest` is the SHA-256 of its blocks, hex."""
+    """A load entry with the signature entry in front of it. `digest` is the SHA-256 of its blocks, hex.
+
+    `part` is what it is by the place that zipl gives it (loader, kernel, …), None where nothing tells.
+    """
 
     address: int
     length: int
@@ -54,10 +57,16 @@ class ComponentView(NamedTuple):
     signature: SignatureView | None
     sclab: SclabView | None
     fault: str | None
+    part: str | None = None
 
 
 class ProgramView(NamedTuple):
-    """A program of the program table; `same_as` is the number of an earlier entry with the same component table."""
+    """A program of the program table; `same_as` is the number of an earlier entry with the same component table.
+
+    `closed`: everything has a signature, and the loader forbids anything unsigned (NUC), which is all that can be said
+    without verifying; None where the table is not whole. `unsigned` names the components without a signature, those
+    that matter most first.
+    """
 
     number: int
     table_block: int
@@ -65,6 +74,8 @@ class ProgramView(NamedTuple):
     components: tuple[ComponentView, ...]
     psw: str | None  # hex
     fault: str | None
+    closed: bool | None = None
+    unsigned: tuple[str, ...] = ()
 
 
 class BootMapView(NamedTuple):

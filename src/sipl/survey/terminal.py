@@ -9,7 +9,7 @@ from rich.table import Table
 from rich.text import Text
 from rich.tree import Tree
 
-from sipl.survey.text import program_title, runs_text, sclab_text, signature_text
+from sipl.survey.text import closed_text, program_title, runs_text, sclab_text, signature_text
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -32,6 +32,8 @@ def print_boot_map(view: BootMapView, *, verbose: bool) -> None:
             _add_component(branch, component, verbose=verbose)
         if program.psw is not None:
             branch.add(Text(f"entry PSW {program.psw}"))
+        if closed_text(program):
+            branch.add(Text(closed_text(program), style="green" if program.closed else "yellow"))
         if program.fault is not None:
             branch.add(Text(program.fault, style="bold red"))
     console.print(tree)
@@ -39,6 +41,8 @@ def print_boot_map(view: BootMapView, *, verbose: bool) -> None:
 
 def _add_component(branch: Tree, component: ComponentView, *, verbose: bool) -> None:
     title = Text(f"{component.address:#x}", style="cyan")
+    if component.part is not None:
+        title.append(f"  {component.part}", style="bold")
     title.append(f"  {component.length} bytes", style="default")
     title.append(f"  {runs_text(component.runs, verbose=verbose)}", style="dim")
     leaf = branch.add(title)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
+from sipl.text import some_of
+
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
@@ -41,7 +43,8 @@ def _program_lines(program: ProgramView, *, verbose: bool) -> Iterator[str]:
     yield f"  {program_title(program)}"
     for component in program.components:
         where = runs_text(component.runs, verbose=verbose)
-        yield f"    component {component.address:#x}: {component.length} bytes, {where}"
+        part = "" if component.part is None else f" ({component.part})"
+        yield f"    component {component.address:#x}{part}: {component.length} bytes, {where}"
         if component.digest is not None:
             yield f"      sha256 {component.digest}"
         if component.signature is not None:
@@ -52,8 +55,22 @@ def _program_lines(program: ProgramView, *, verbose: bool) -> Iterator[str]:
             yield f"      fault: {component.fault}"
     if program.psw is not None:
         yield f"    entry PSW {program.psw}"
+    closed = closed_text(program)
+    if closed:
+        yield f"    {closed}"
     if program.fault is not None:
         yield f"    fault: {program.fault}"
+
+
+def closed_text(program: ProgramView) -> str:
+    """Whether a program is closed, or what of it is not signed; empty where that is not known."""
+    if program.closed:
+        return "closed if the signatures are good: everything is signed, and the loader forbids anything else (NUC)"
+    if program.unsigned:
+        return f"not signed: {some_of(program.unsigned)}"
+    if program.closed is False and program.components:
+        return "not closed: everything is signed, but the loader would take unsigned components, too (no NUC)"
+    return ""
 
 
 def runs_text(runs: Sequence[Run], *, verbose: bool) -> str:
