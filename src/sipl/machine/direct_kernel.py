@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Final
 from sipl.disk.host_file import HostFile
 from sipl.errors import ImageFormatError, RefusedToStart
 from sipl.layout.iplb import IplbFlags
-from sipl.layout.linux import IMAGE_MAGIC, IMAGE_MAGIC_ADDRESS
+from sipl.layout.linux import LINUX_MAGIC, LINUX_MAGIC_OFFSET
 from sipl.layout.lowcore import PSW_ADDRESS_MASK, PSW_SHORT_64_BIT
 from sipl.layout.stage3 import KERNEL_ADDRESS
 from sipl.reasons import Level, Reason
@@ -55,6 +55,6 @@ def load_kernel(path: str, memory: GuestMemory, limit: int) -> int:
         raise ImageFormatError(
             path, "the kernel is an ELF file", "name the bootable image (vmlinuz, arch/s390/boot/bzImage)"
         )
-    linux = memory.read(IMAGE_MAGIC_ADDRESS, len(IMAGE_MAGIC)) == IMAGE_MAGIC
+    linux = memory.read(KERNEL_ADDRESS + LINUX_MAGIC_OFFSET, len(LINUX_MAGIC)) == LINUX_MAGIC
     word = int.from_bytes(memory.read(_PSW_ADDRESS_FIELD, 4), "big")
     return PSW_SHORT_64_BIT | (KERNEL_ADDRESS if linux else word & PSW_ADDRESS_MASK)

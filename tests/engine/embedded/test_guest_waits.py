@@ -14,6 +14,7 @@ from sipl import ipl
 from sipl.disk.open import open_image
 from sipl.engine.embedded.engine import EmbeddedEngine
 from sipl.engine.embedded.waits import Stopped, explain
+from sipl.layout.guest_ends import DemoEnd, LoaderEnd
 from sipl.machine.memory import GuestMemory
 from sipl.machine.options import MachineOptions
 from sipl.settings import Settings
@@ -168,3 +169,11 @@ class TestEvidence:
         panic = said(explain(Stopped(WAIT | condition_code, 1 << 52, 0, None, memory)))
         assert panic.startswith("Linux stopped itself")
         assert said(explain(Stopped(WAIT, 0x20000, 0, None, memory))) == UNKNOWN
+
+
+@pytest.mark.parametrize("end", [*DemoEnd, *LoaderEnd], ids=lambda end: f"{type(end).__name__}-{end.name}")
+def test_our_own_programs_are_known_by_their_codes(end):
+    told = explain(Stopped(0x0002000180000000, end, 0, None, GuestMemory(MIB)))
+    assert (told.kind is EndKind.DONE) is (end is DemoEnd.DONE)
+    assert UNKNOWN not in told.message
+    assert ("sipl's loader" in told.message) is isinstance(end, LoaderEnd)

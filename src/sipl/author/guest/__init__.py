@@ -6,11 +6,11 @@ binutils for s390x.
 
 from __future__ import annotations
 
-from enum import IntEnum
 from pathlib import Path
 from typing import Final
 
 from sipl.author import sclab
+from sipl.layout.guest_ends import DemoEnd as End
 from sipl.layout.sclab import SclabFlags
 from sipl.layout.stage3 import KERNEL_ADDRESS, STAGE3_ENTRY, STAGE3_PSW
 
@@ -28,19 +28,6 @@ __all__ = [
     "loader",
     "loader_component",
 ]
-
-
-class End(IntEnum):
-    """Address of the disabled-wait PSW with which the guest ends."""
-
-    DONE = 0xC0FFEE  # kernel: every line was written
-    NO_IPL_PARAMETERS = 0xBAD001  # loader: DIAGNOSE 308 did not store the IPL parameter block
-    NO_REPORT = 0xBAD002  # loader: secure IPL without an IPL report
-    KERNEL_NOT_VERIFIED = 0xBAD003  # loader: secure IPL, and the report lists no verified kernel
-    LOADER_FAULT = 0xBAD00F  # loader: program interruption
-    NO_CONSOLE = 0xBAD011  # kernel: the SCLP takes neither messages nor VT220 data
-    CONSOLE_FAILED = 0xBAD012  # kernel: a service call was not carried out
-    KERNEL_FAULT = 0xBAD01F  # kernel: program interruption
 
 
 def loader() -> bytes:

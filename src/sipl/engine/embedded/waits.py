@@ -9,7 +9,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from sipl.engine.base import EndKind, GuestEnd
-from sipl.layout.linux import IMAGE_MAGIC, IMAGE_MAGIC_ADDRESS, OS_INFO_MAGIC, OS_INFO_POINTER
+from sipl.layout.guest_ends import DemoEnd, LoaderEnd
+from sipl.layout.linux import LINUX_MAGIC, LINUX_MAGIC_OFFSET, OS_INFO_MAGIC, OS_INFO_POINTER
 from sipl.layout.sclab import SCLAB_MAGIC
 from sipl.layout.stage3 import KERNEL_ADDRESS, STAGE3_ENTRY, STAGE3_LENGTH
 
@@ -21,16 +22,34 @@ _WAIT_64: Final = 0x0002000180000000
 _WAIT_31: Final = 0x0002000080000000
 _CONDITION_CODE: Final = 0x0000300000000000
 
-# Codes of our own demo guest (docs/demo-guest.md).
-_KNOWN: Final = {
-    0xC0FFEE: (EndKind.DONE, "the guest says that it is done"),
-    0xBAD001: (EndKind.CRASHED, "the demo loader got no IPL parameter block"),
-    0xBAD002: (EndKind.CRASHED, "the demo loader found no IPL report in secure mode"),
-    0xBAD003: (EndKind.CRASHED, "the demo loader found its kernel not verified"),
-    0xBAD00F: (EndKind.CRASHED, "the demo loader ended in a program interruption"),
-    0xBAD011: (EndKind.CRASHED, "the demo kernel found no console"),
-    0xBAD012: (EndKind.CRASHED, "a service call of the demo kernel failed"),
-    0xBAD01F: (EndKind.CRASHED, "the demo kernel ended in a program interruption"),
+_DEMO: Final[dict[int, str]] = {
+    DemoEnd.DONE: "the guest says that it is done",
+    DemoEnd.NO_IPL_PARAMETERS: "the demo loader got no IPL parameter block",
+    DemoEnd.NO_REPORT: "the demo loader found no IPL report in secure mode",
+    DemoEnd.KERNEL_NOT_VERIFIED: "the demo loader found its kernel not verified",
+    DemoEnd.LOADER_FAULT: "the demo loader ended in a program interruption",
+    DemoEnd.NO_CONSOLE: "the demo kernel found no console",
+    DemoEnd.CONSOLE_FAILED: "a service call of the demo kernel failed",
+    DemoEnd.KERNEL_FAULT: "the demo kernel ended in a program interruption",
+}
+_LOADER: Final[dict[int, str]] = {
+    LoaderEnd.NO_IPL_PARAMETERS: "it got no IPL parameter block",
+    LoaderEnd.NO_REPORT: "there is no IPL report, in secure mode",
+    LoaderEnd.REPORT_MALFORMED: "the IPL report is malformed",
+    LoaderEnd.PARAMETERS_NOT_LOADED: "its parameters are not in a component that may have them",
+    LoaderEnd.PARAMETERS_UNKNOWN: "its parameters are not those of a Linux that it can start",
+    LoaderEnd.KERNEL_NOT_VERIFIED: "the kernel is not a verified component",
+    LoaderEnd.KERNEL_LENGTH: "the length of the kernel is not that of the verified component",
+    LoaderEnd.NOT_LINUX: "what lies at 0x10000 is no Linux kernel",
+    LoaderEnd.INITRD_MISPLACED: "the RAM disk does not lie behind the kernel",
+    LoaderEnd.INITRD_NOT_LOADED: "the RAM disk is not in a component that may have it",
+    LoaderEnd.COMMAND_LINE_MISPLACED: "the command line does not lie behind the kernel",
+    LoaderEnd.COMMAND_LINE_NOT_LOADED: "the command line is not in a component that may have it",
+    LoaderEnd.COMMAND_LINE_TOO_LONG: "the command line is longer than its component, or than the kernel takes",
+    LoaderEnd.ENVIRONMENT_MISPLACED: "the environment block does not lie behind the kernel",
+    LoaderEnd.ENVIRONMENT_NOT_LOADED: "the environment block is not in a component that may have it",
+    LoaderEnd.ENVIRONMENT_UNKNOWN: "the environment block is none",
+    LoaderEnd.FAULT: "it ended in a program interruption",
 }
 _STAGE3_END: Final = STAGE3_ENTRY + STAGE3_LENGTH
 _STAGE3_NOT_SECURE: Final = 0x4512
@@ -48,11 +67,18 @@ class Stopped(NamedTuple):
 
 def explain(stopped: Stopped) -> GuestEnd:
     """How the run ended."""
-    kind, sentence = _KNOWN.get(stopped.address, (EndKind.CRASHED, None))
-    sentence = sentence or _firmware(stopped) or _loader(stopped) or _linux(stopped)
+    kind = EndKind.DONE if stopped.address == DemoEnd.DONE else EndKind.CRASHED
+    sentence = _own(stopped) or _firmware(stopped) or _loader(stopped) or _linux(stopped)
     if sentence is None:
         sentence = "the guest stopped for a reason that it alone knows"
     return GuestEnd(kind, f"{sentence} (disabled wait, PSW {stopped.mask:016x} {stopped.address:016x})")
+
+
+def _own(stopped: Stopped) -> str | None:
+    """A program of sipl's, whose codes nobody else uses."""
+    if stopped.address in _LOADER:
+        return f"sipl's loader did not start Linux: {_LOADER[stopped.address]}"
+    return _DEMO.get(stopped.address)
 
 
 def _mask(stopped: Stopped) -> int:
@@ -90,7 +116,7 @@ def _linux(stopped: Stopped) -> str | None:
         if stopped.address < memory.size:
             return None
         return "Linux stopped itself, as it does after a panic; the console says why"
-    if memory.read(IMAGE_MAGIC_ADDRESS, len(IMAGE_MAGIC)) == IMAGE_MAGIC:
+    if memory.read(KERNEL_ADDRESS + LINUX_MAGIC_OFFSET, len(LINUX_MAGIC)) == LINUX_MAGIC:
         if not KERNEL_ADDRESS <= stopped.address < memory.size:
             return None
         return "Linux stopped while it was unpacking itself, before its kernel ran; the console says why"
