@@ -129,6 +129,10 @@ class DiskWriter:
             link = self.append_block(table.ljust(slots * POINTER_SIZE, b"\0") + pack(link))
         return link
 
+    def append_data(self, data: bytes, merged: bool = True) -> BlockPointer:
+        """Write `data` and the segment tables that lead to it; return the pointer to the first table."""
+        return self.append_segment_tables(self.append(data, merged))
+
     def append_component_table(
         self,
         entries: Iterable[ComponentEntry],
@@ -215,8 +219,7 @@ class DiskWriter:
         return self.image
 
     def _entry(self, entry_type: int, data: bytes, value: bytes, merged: bool) -> ComponentEntry:
-        table = self.append_segment_tables(self.append(data, merged))
-        return ComponentEntry(pack(table), entry_type, value)
+        return ComponentEntry(pack(self.append_data(data, merged)), entry_type, value)
 
 
 def write_disk(programs: Sequence[Program | None], block_size: int, size: int | None = None) -> bytearray:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 
 from sipl.author import guest
 from sipl.author.boot_record import Execute, Load, Program, write_disk
+from sipl.author.partition_table import PARTITION_TYPE_LINUX, Partition, write_partition_table
 from sipl.errors import ImageError, ImageFormatError, ShortRecord, UsageError
 from sipl.layout.boot_record import (
     COMPONENT_ENTRY_SIZE,
@@ -22,7 +23,7 @@ from sipl.layout.boot_record import (
     ComponentEntry,
 )
 from sipl.layout.record import unpack
-from sipl.layout.stage3 import STAGE3_HEAP, STAGE3_STACK
+from sipl.layout.stage3 import STAGE3_HEAP, STAGE3_HEAP_SIZE, STAGE3_STACK, STAGE3_STACK_SIZE
 
 if TYPE_CHECKING:
     from typing import BinaryIO
@@ -30,18 +31,10 @@ if TYPE_CHECKING:
 BLOCK_SIZE: Final = MIN_BLOCK_SIZE
 DISK_SIZE: Final = 24 << 20
 PARMLINE: Final = b"console=ttysclp0\0"
-# The sizes that zipl gives its two dummies, which keep the loader's heap and stack free of other components.
-HEAP_SIZE: Final = 0x4000
-STACK_SIZE: Final = 0x1000
 PAGE_SIZE: Final = 0x1000
 
 # One Linux partition from 1 MiB on: what zipl wrote lies before it, as a boot loader's own data does.
 PARTITION_START: Final = (1 << 20) // BLOCK_SIZE
-PARTITION_TABLE_OFFSET: Final = 446
-PARTITION_TYPE_LINUX: Final = 0x83
-MBR_SIGNATURE_OFFSET: Final = 510
-MBR_SIGNATURE: Final = b"\x55\xaa"
-CHS_UNUSED: Final = b"\xfe\xff\xff"
 
 VALID_BEFORE: Final = 24 * 60 * 60  # seconds: a clock that is a little off does no harm
 VALID_AFTER: Final = 365 * 24 * 60 * 60
@@ -98,8 +91,8 @@ def demo_disk(loader: Load, kernel: Load) -> bytes:
     after_kernel = kernel.address + len(kernel.data)
     program = Program(
         [
-            Load(STAGE3_HEAP, bytes(HEAP_SIZE)),
-            Load(STAGE3_STACK, bytes(STACK_SIZE)),
+            Load(STAGE3_HEAP, bytes(STAGE3_HEAP_SIZE)),
+            Load(STAGE3_STACK, bytes(STAGE3_STACK_SIZE)),
             loader,
             kernel,
             Load(after_kernel + -after_kernel % PAGE_SIZE, PARMLINE),
@@ -109,15 +102,8 @@ def demo_disk(loader: Load, kernel: Load) -> bytes:
     image = write_disk([program, program], BLOCK_SIZE)
     if len(image) > PARTITION_START * BLOCK_SIZE:
         raise UsageError("demo disk", "loader and kernel do not fit before the partition")
-    partition = b"".join(
-        (
-            b"\x00" + CHS_UNUSED + bytes([PARTITION_TYPE_LINUX]) + CHS_UNUSED,
-            PARTITION_START.to_bytes(4, "little"),
-            (DISK_SIZE // BLOCK_SIZE - PARTITION_START).to_bytes(4, "little"),
-        )
-    )
-    image[PARTITION_TABLE_OFFSET : PARTITION_TABLE_OFFSET + len(partition)] = partition
-    image[MBR_SIGNATURE_OFFSET:BLOCK_SIZE] = MBR_SIGNATURE
+    blocks = DISK_SIZE // BLOCK_SIZE - PARTITION_START
+    write_partition_table(image, [Partition(PARTITION_TYPE_LINUX, PARTITION_START, blocks)])
     return bytes(image)
 
 

@@ -12,6 +12,9 @@ STAGE3_PSW: Final = 0x000800008000A000
 STAGE3_PARAMETERS: Final = 0x9000
 STAGE3_HEAP: Final = 0x2000
 STAGE3_STACK: Final = 0xF000
+# What zipl keeps free of other components there, with two dummies of zeros.
+STAGE3_HEAP_SIZE: Final = 0x4000
+STAGE3_STACK_SIZE: Final = 0x1000
 
 KERNEL_ADDRESS: Final = 0x10000
 KERNEL_PSW: Final = 0x0008000080010000
