@@ -7,15 +7,13 @@ so that a guest that restarts itself is verified with what it wrote.
 from __future__ import annotations
 
 import os
-import stat
-import struct
-import sys
 from abc import abstractmethod
 from typing import TYPE_CHECKING, Final
 
 from sipl.disk.block_device import BlockDevice, BlockOutOfRange
 from sipl.disk.host_file import HostFile
 from sipl.disk.image import SECTOR_SIZE, Image
+from sipl.disk.image_lock import lock_image
 from sipl.disk.open import open_image
 from sipl.disk.raw import RawImage
 from sipl.errors import ImageError, UsageError
@@ -256,7 +254,7 @@ class DirectRaw(WritableImage):
             opened = os.fstat(self._fd)
             if (opened.st_dev, opened.st_ino) != file.identity:
                 raise UsageError(name, "another file took the place of the image", "try again")
-            _lock(self._fd, name)
+            lock_image(self._fd, name)
         except OSError as error:
             self.close()
             if isinstance(error, ImageError):
@@ -301,26 +299,6 @@ class DirectRaw(WritableImage):
         new = bytes(buffer[: len(start) - offset])
         start[offset : offset + len(new)] = new
         return bytes(start) == QCOW2_MAGIC
-
-
-def _lock(fd: int, name: str) -> None:
-    """Lock a file for this process alone, in both ways that programs that write images use.
-
-    Raises:
-        UsageError: it is in use, or the host has no locks.
-    """
-    try:
-        import fcntl
-    except ImportError:
-        raise UsageError(name, "this host cannot lock a file", "leave --write away") from None
-    try:
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        # QEMU locks single bytes of an image by open file description; the whole file conflicts with all of them.
-        by_description = getattr(fcntl, "F_OFD_SETLK", None)
-        if by_description is not None and sys.maxsize > 1 << 32 and stat.S_ISREG(os.fstat(fd).st_mode):
-            fcntl.fcntl(fd, by_description, struct.pack("hhqqi0q", fcntl.F_WRLCK, os.SEEK_SET, 0, 0, 0))
-    except (BlockingIOError, PermissionError):
-        raise UsageError(name, "another program uses the image", "end it, or leave --write away") from None
 
 
 def _write_all(fd: int, data: memoryview, offset: int) -> None:

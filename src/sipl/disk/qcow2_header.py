@@ -13,6 +13,7 @@ from sipl.layout.qcow2 import (
     EXTENDED_ENTRY_SIZE,
     EXTENSION_ALIGNMENT,
     EXTENSION_BACKING_FORMAT,
+    EXTENSION_BITMAPS,
     EXTENSION_DATA_FILE,
     EXTENSION_ENCRYPTION,
     EXTENSION_END,
@@ -67,6 +68,11 @@ class Qcow2Parameters(NamedTuple):
     backing_format: bytes | None
     data_file_name: bytes | None
     dirty: bool
+    # what matters only to who writes
+    refcount_order: int
+    snapshots: int
+    bitmaps: bool
+    autoclear: int
 
 
 def read_header(file: HostFile) -> Qcow2Parameters:
@@ -101,6 +107,10 @@ def read_header(file: HostFile) -> Qcow2Parameters:
         backing_format=extensions.get(EXTENSION_BACKING_FORMAT),
         data_file_name=_data_file_name(file.path, later, extensions),
         dirty=bool(later.incompatible & INCOMPATIBLE_DIRTY),
+        refcount_order=later.refcount_order,
+        snapshots=header.snapshots,
+        bitmaps=EXTENSION_BITMAPS in extensions,
+        autoclear=later.autoclear,
     )
 
 
@@ -191,7 +201,7 @@ def _check_areas(file: HostFile, header: Qcow2Header) -> tuple[tuple[str, int, i
 def _read_extensions(path: str, header: Qcow2Header, header_length: int, data: bytes) -> dict[int, bytes]:
     """Return the data of the header extensions that matter here, by type."""
     end = header.backing_offset or 1 << header.cluster_bits
-    known = (EXTENSION_BACKING_FORMAT, EXTENSION_ENCRYPTION, EXTENSION_DATA_FILE)
+    known = (EXTENSION_BACKING_FORMAT, EXTENSION_ENCRYPTION, EXTENSION_DATA_FILE, EXTENSION_BITMAPS)
     found: dict[int, bytes] = {}
     offset = header_length
     for _ in range(MAX_HEADER_EXTENSIONS):

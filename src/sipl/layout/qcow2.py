@@ -26,6 +26,10 @@ INCOMPATIBLE_COMPRESSION: Final = 1 << 3
 INCOMPATIBLE_EXTENDED_L2: Final = 1 << 4
 INCOMPATIBLE_KNOWN: Final = (1 << 5) - 1
 
+AUTOCLEAR_BITMAPS: Final = 1 << 0
+AUTOCLEAR_RAW_DATA_FILE: Final = 1 << 1
+AUTOCLEAR_KNOWN: Final = AUTOCLEAR_BITMAPS | AUTOCLEAR_RAW_DATA_FILE
+
 COMPRESSION_ZLIB: Final = 0  # raw deflate, without header and checksum
 COMPRESSION_ZSTD: Final = 1
 
@@ -33,6 +37,7 @@ EXTENSION_END: Final = 0
 EXTENSION_BACKING_FORMAT: Final = 0xE2792ACA
 EXTENSION_ENCRYPTION: Final = 0x0537BE77
 EXTENSION_DATA_FILE: Final = 0x44415441
+EXTENSION_BITMAPS: Final = 0x23852875
 EXTENSION_ALIGNMENT: Final = 8
 
 MAX_FILE_NAME: Final = 1023  # bytes of a backing file's name
@@ -40,6 +45,8 @@ MAX_FILE_NAME: Final = 1023  # bytes of a backing file's name
 TABLE_ENTRY_SIZE: Final = 8
 EXTENDED_ENTRY_SIZE: Final = 16
 SECTOR_SIZE: Final = 512  # compressed data is counted in these
+
+REFCOUNT_RESERVED: Final = 0x1FF  # in an entry of the refcount table
 
 # Entries of the L1 and L2 table; bit 63 ("copied") matters only to who writes.
 ENTRY_COPIED: Final = 1 << 63
