@@ -26,7 +26,8 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 TARGETS = (
-    "hand-over", "boot-map", "disk-image", "pkcs7", "x509", "pem", "sclab", "options", "report", "diagnose",
+    "hand-over", "boot-map", "disk-image", "pkcs7", "x509", "pem", "signed-file", "sclab", "options", "report",
+    "diagnose",
 )  # fmt: skip
 SECONDS = 30
 SLOWEST = 20  # seconds of one execution; none of what is parsed here takes a tenth of a second

@@ -11,6 +11,7 @@ from pathlib import Path
 from fuzz.choices import Choices
 from fuzz.disks import OLA, OPSW, PSW, Workshop, make_disk, shared_disks
 from sipl.author import sclab
+from sipl.crypto.appended_signature import trailer
 
 ROOT = Path(__file__).resolve().parent.parent
 DATA = ROOT / "tests" / "data"
@@ -90,6 +91,14 @@ def components():
         {"magic": b"none"},
     ]
     return [struct.pack(">Q", 0xA000) + sclab.overwrite(bytes(96), sclab.build(**variant)) for variant in variants]
+
+
+def signed_files():
+    """A loader that is not signed, signed once and twice, and with a record that says more than there is."""
+    payload = sclab.overwrite(bytes(512), sclab.build(OPSW | OLA, PSW | 0xA000, 0xA000))
+    signature = Workshop().sign(payload, "rsa")
+    once = payload + trailer(signature)
+    return [payload, once, once + trailer(signature), payload + trailer(bytes(600))[550:]]
 
 
 def qcow2_images():

@@ -21,6 +21,10 @@ from fuzz.choices import Choices
 from fuzz.disks import MEMORY, NOW, Workshop
 from fuzz.hand_over import LONGEST_REPORT
 from fuzz.secure_boot import CASE_LENGTH, SecureBoot
+from sipl.author.file_signature import show_signature, signature_dict, signature_lines
+from sipl.author.signed_file import sign_file, strip_file
+from sipl.author.signer import Signer
+from sipl.crypto.appended_signature import read_layers, trailer
 from sipl.crypto.certificate import Certificate, utc_text
 from sipl.crypto.pem import certificate_der, pem_of
 from sipl.crypto.pkcs7 import SignedData
@@ -236,6 +240,38 @@ def pem(data):
         assert str(error).isprintable()
 
 
+def signed_file(data):
+    """Files with an appended signature of any content: shown, stripped, and signed by a key of ours."""
+    place = _place()
+    path, out = place.write("signed", data), os.path.join(place.folder, "out")
+    view = show_signature(path, place.certificates, NOW)
+    assert all(line.isprintable() for line in signature_lines(view, quiet=False, verbose=True))
+    json.dumps(signature_dict(view))
+    try:
+        layers = read_layers(data)
+    except SiplError as error:
+        assert str(error).isprintable()
+        assert not view.good
+        return
+    assert (view.signature is not None) == bool(layers)
+    payload = data[: layers[-1].payload_length] if layers else data
+    assert strip_file(path, output=out).removed == len(layers)
+    assert _read(out) == payload
+    try:
+        done = sign_file(path, _signer(), output=out)
+    except SiplError as error:
+        assert str(error).isprintable()
+        return
+    assert _read(out) == payload + trailer(done.signature)
+    assert show_signature(out, place.certificates, NOW).good
+
+
+@cache
+def _signer():
+    place = _place()
+    return Signer(place.shop.key("rsa"), Certificate.from_pem(_read(place.shop.path("rsa"))), now=NOW)
+
+
 class _Storage:
     """Of the platform, what the SCLAB rules use: a component at its address, and nothing around it."""
 
@@ -378,6 +414,7 @@ TARGETS = {
     "pkcs7": Target(pkcs7, seeds.signatures),
     "x509": Target(x509, seeds.certificates),
     "pem": Target(pem, seeds.pem_files),
+    "signed-file": Target(signed_file, seeds.signed_files),
     "sclab": Target(sclab_rules, seeds.components),
     "options": Target(machine_options, seeds.options),
     "report": Target(report, seeds.choices, fresh=CASE_LENGTH),

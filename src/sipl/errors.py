@@ -6,8 +6,13 @@ or a file name is passed through `sipl.text.printable` before it is put into a m
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from sipl.reasons import Reason
 from sipl.text import printable
+
+if TYPE_CHECKING:
+    from sipl.reasons import SealReason
 
 
 class SiplError(Exception):
@@ -48,6 +53,22 @@ class ImageFormatError(UndecidedError, ValueError):
     reason = Reason.IMAGE_INVALID
 
 
+class FileError(SiplError, OSError):
+    """A file that is no disk image (a key, a certificate, a kernel) cannot be read or written. Exit code 2."""
+
+
+class SigningRefused(SiplError):
+    """A signature is not made or taken, as no machine would accept it later. Exit code 1.
+
+    `kind` is a short name of the reason; `can_be_forced` says whether the caller may go on nevertheless.
+    """
+
+    def __init__(self, kind: str, where: str, why: str, hint: str = "", *, can_be_forced: bool = False) -> None:
+        self.kind = kind
+        self.can_be_forced = can_be_forced
+        super().__init__(where, why, hint)
+
+
 class ShortRecord(SiplError, ValueError):
     """A record does not fit into the bytes that are there."""
 
@@ -61,5 +82,13 @@ class RefusedToStart(SiplError):
     """The machine does not start: options, certificates or devices are not acceptable. Exit code 1."""
 
     def __init__(self, reason: Reason, where: str, why: str, hint: str = "") -> None:
+        self.reason = reason
+        super().__init__(where, why, hint)
+
+
+class SealRefused(SiplError):
+    """A disk is not sealed, or its seal is not taken away: nothing of it was changed. Exit code 1."""
+
+    def __init__(self, reason: SealReason, where: str, why: str, hint: str = "") -> None:
         self.reason = reason
         super().__init__(where, why, hint)

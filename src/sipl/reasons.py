@@ -130,3 +130,45 @@ MODE_RULES = frozenset(
         Reason.SINGLE_COMPONENT_VIOLATED,
     }
 )
+
+
+class SealReason(StrEnum):
+    """Why `sipl seal` or `sipl unseal` leaves a disk as it is (docs/reasons.md, "Why a disk is not sealed")."""
+
+    # the image file
+    IMAGE_IN_USE = "image-in-use"
+    IMAGE_NOT_WRITABLE = "image-not-writable"
+    QCOW2_DIRTY = "qcow2-dirty"
+    QCOW2_CORRUPT = "qcow2-corrupt"
+    QCOW2_ENCRYPTED = "qcow2-encrypted"
+    QCOW2_SNAPSHOTS = "qcow2-snapshots"
+    QCOW2_BITMAPS = "qcow2-bitmaps"
+    QCOW2_DATA_FILE = "qcow2-data-file"
+    QCOW2_FEATURE = "qcow2-feature"
+    QCOW2_REFCOUNTS = "qcow2-refcounts"
+    # where there would be room
+    NO_PARTITION_TABLE = "no-partition-table"
+    PARTITION_TABLE_INVALID = "partition-table-invalid"
+    PARTITION_TABLE_HYBRID = "partition-table-hybrid"
+    PARTITIONS_OVERLAP = "partitions-overlap"
+    BIOS_BOOT_AREA = "bios-boot-area"
+    NO_GAP = "no-gap"
+    GAP_NOT_EMPTY = "gap-not-empty"
+    GAP_IN_USE = "gap-in-use"
+    GAP_HOLDS_GRUB = "gap-holds-grub"
+    GAP_HOLDS_LVM = "gap-holds-lvm"
+    GAP_HOLDS_MD = "gap-holds-md"
+    GAP_HOLDS_LUKS = "gap-holds-luks"
+    # what would be signed
+    BOOT_MAP_UNUSABLE = "boot-map-unusable"
+    NOTHING_TO_SIGN = "nothing-to-sign"
+    COMPONENT_NOT_EXPECTED = "component-not-expected"
+    COMPONENT_NOT_FOUND = "component-not-found"
+    COMPONENT_TOO_LARGE = "component-too-large"
+    SPARSE_DEFECT = "sparse-defect"
+    FOREIGN_SIGNATURE = "foreign-signature"
+    SIGNATURE_UNUSABLE = "signature-unusable"
+    TABLE_FULL = "table-full"
+    WOULD_NOT_BOOT = "would-not-boot"
+    # taking a seal away
+    NOT_SEALED = "not-sealed"

@@ -304,7 +304,7 @@ def test_an_unexpected_error_is_one_line_and_no_verdict(sipl, monkeypatch, demo)
 def test_the_names_of_commands_are_modules_with_a_run_function():
     from importlib import import_module
 
-    assert all(callable(import_module(f"sipl.cli.{name}").run) for name in COMMANDS)
+    assert all(callable(import_module(f"sipl.cli.{name.replace('-', '_')}").run) for name in COMMANDS)
 
 
 def test_run_takes_any_sequence():

@@ -4,17 +4,24 @@ from __future__ import annotations
 
 import shutil
 import struct
-from typing import TYPE_CHECKING
+import sys
+from pathlib import Path
 
-from sipl.author import guest
+from sipl.author import guest, sclab
 from sipl.author.boot_record import Execute, Load, Program, write_disk
 from sipl.author.demo import demo_disk, flip_byte
 from sipl.crypto import signing
+from sipl.crypto.appended_signature import trailer
 from sipl.crypto.certificate import Certificate
 from sipl.layout.qcow2 import QCOW2_MAGIC
+from sipl.layout.record import pack
+from sipl.layout.sclab import SclabFlags
 
-if TYPE_CHECKING:
-    from pathlib import Path
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "lab"))
+
+import ipl_lab
+import linux_lab
+import seal_lab
 
 DISK_SIZE = 2 << 20
 CLUSTER = 1 << 16
@@ -54,8 +61,22 @@ def make_files(folder: Path) -> None:
     (folder / "old.raw").write_bytes(padded(good_disk(expired)))
     (folder / "changed.raw").write_bytes(good)
     flip_byte(str(folder / "changed.raw"))
+    (folder / "padded.raw").write_bytes(padded(padded_disk(mine)))
+    (folder / "twice.raw").write_bytes(padded(twice_signed_disk(mine, other)))
+    (folder / "closed.raw").write_bytes(padded(closed_disk(mine)))
     (folder / "blank.raw").write_bytes(bytes(DISK_SIZE))
-    (folder / "vmlinuz").write_bytes(b"\0" * 4 + bytes.fromhex("80010000") + bytes(4088))
+    (folder / "key.pem").write_bytes(signing.key_pem(mine.key))
+    (folder / "vmlinuz").write_bytes(
+        sclab.overwrite(b"\0" * 4 + bytes.fromhex("80010000") + bytes(4088), sclab.build())
+    )
+    (folder / "stage3.bin").write_bytes(guest.loader_component(512))
+
+    make_boot_folder(folder, other)
+    cloud = seal_lab.disk([cloud_program(b"quiet\0")], first=2048, order=(0, 0))
+    (folder / "cloud.qcow2").write_bytes(qcow2(bytes(cloud)))
+    menu_of_clouds = [cloud_program(b"quiet\0"), cloud_program(b"single\0")]
+    (folder / "cloud-menu.raw").write_bytes(seal_lab.disk(menu_of_clouds, first=2048, order=(0, 0, 1)))
+    (folder / "key.pem").write_bytes(signing.key_pem(mine.key))
 
     unsigned = [Load(guest.LOADER_ADDRESS, guest.loader_component(512)), kernel(512), Execute(guest.ENTRY_PSW)]
     (folder / "unsigned.raw").write_bytes(padded(bytes(write_disk([Program(unsigned)] * 2, 512))))
@@ -65,12 +86,94 @@ def make_files(folder: Path) -> None:
     (folder / "disk-4k.raw").write_bytes(padded(bytes(write_disk([program(mine, 4096)] * 2, 4096))))
 
 
+def cloud_program(line: bytes) -> list[Load | Execute]:
+    """What zipl writes into the partition of a cloud image, unsigned; its kernel ends in a wait of its own."""
+    kernel_data, initrd = linux_lab.tiny_linux(), b"RAM disk, " * 100
+    fields = {**linux_lab.NOTHING, "parmline_address": linux_lab.COMMAND_LINE, "initrd_address": linux_lab.INITRD}
+    parameters = linux_lab.parameters(len(kernel_data), **(fields | {"initrd_length": len(initrd)}))
+    return [
+        Load(linux_lab.LOADER, ipl_lab.loader_bytes(0x4000)),
+        Load(linux_lab.PARAMETERS, pack(parameters)),
+        Load(linux_lab.KERNEL, kernel_data),
+        Load(linux_lab.COMMAND_LINE, line),
+        Load(linux_lab.INITRD, initrd),
+        Execute(linux_lab.PSW),
+    ]
+
+
+def make_boot_folder(folder: Path, distribution: Signer) -> None:
+    """What `sipl mkdisk` makes disks of: kernel, RAM disk, stage3, as they lie in /boot; and a file that names them."""
+    boot = folder / "boot"
+    boot.mkdir()
+    kernel = linux_lab.tiny_linux()
+    (boot / "vmlinuz").write_bytes(kernel)
+    signature = distribution.load(0, kernel).signature
+    assert signature is not None
+    (boot / "vmlinuz-signed").write_bytes(kernel + trailer(signature))
+    (boot / "initrd.img").write_bytes(b"RAM disk, " * 500)
+    (boot / "stage3.bin").write_bytes(ipl_lab.loader_bytes(0x4000))
+    (folder / "disk.toml").write_text(RECIPE)
+
+
+RECIPE = """default = "usual"
+
+[environment]
+ROOT = "/dev/vda2"
+
+[[entry]]
+name = "usual"
+kernel = "boot/vmlinuz"
+initrd = "boot/initrd.img"
+cmdline = "root=${ROOT} quiet"
+
+[[entry]]
+name = "rescue"
+kernel = "boot/vmlinuz"
+initrd = "boot/initrd.img"
+cmdline = "root=${ROOT} single"
+"""
+
+
 def good_disk(signer: Signer) -> bytes:
     """The demo's disk, with loader and kernel signed by `signer`."""
     return demo_disk(
         signer.load(guest.LOADER_ADDRESS, guest.loader_component(512)),
         signer.load(guest.KERNEL_ADDRESS, guest.kernel_component(512)),
     )
+
+
+def padded_disk(signer: Signer) -> bytes:
+    """The kernel's file is no whole blocks: it was signed as it is, and is loaded with what fills the last block."""
+    file = sclab.overwrite(guest.kernel_component(512)[:1500], sclab.build())
+    return demo_disk(
+        signer.load(guest.LOADER_ADDRESS, guest.loader_component(512)), signer.load(guest.KERNEL_ADDRESS, file)
+    )
+
+
+def twice_signed_disk(first: Signer, second: Signer) -> bytes:
+    """The kernel's file was signed again without taking off the first signature."""
+    file = guest.kernel_component(512)
+    signature = first.load(0, file).signature
+    assert signature is not None
+    again = file + trailer(signature)
+    return demo_disk(
+        second.load(guest.LOADER_ADDRESS, guest.loader_component(512)), second.load(guest.KERNEL_ADDRESS, again)
+    )
+
+
+def closed_disk(signer: Signer) -> bytes:
+    """Everything is signed, and the loader forbids anything else."""
+    flags = SclabFlags.OPSW | SclabFlags.OLA | SclabFlags.NUC
+    loader = guest.loader_component(512)
+    loader = sclab.overwrite(loader, sclab.build(flags, guest.ENTRY_PSW, guest.LOADER_ADDRESS))
+    parmline = sclab.append(b"root=/dev/vda1\0", sclab.build(), 512)
+    components = [
+        signer.load(guest.LOADER_ADDRESS, loader),
+        signer.load(guest.KERNEL_ADDRESS, guest.kernel_component(512)),
+        signer.load(0x12000, parmline),
+        Execute(guest.ENTRY_PSW),
+    ]
+    return bytes(write_disk([Program(components)] * 2, 512))
 
 
 def kernel(block_size: int) -> Load:

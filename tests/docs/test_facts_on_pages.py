@@ -111,10 +111,32 @@ def test_reports_of_the_disks_of_the_pages_follow_the_schema(desk):
 # command line
 
 
-@pytest.mark.parametrize("command", COMMANDS)
+def option_table(command):
+    """The table of options that has a column for a command, on whatever page: its rows, and the column."""
+    for page in sorted(DOCS.glob("*.md")):
+        text = page.read_text("utf-8")
+        for found in re.finditer(r"^\| option \|.*", text, re.MULTILINE):
+            heads = rows(found[0])[0]
+            if command in heads:
+                return rows(table_after(text[found.start() :], "option")), heads.index(command)
+    raise AssertionError(f"no page has a table with the options of {command}")
+
+
+# Commands whose options have a table on a page of their own.
+OWN_PAGES = {"mkdisk": "making-disks.md"}
+
+
+@pytest.mark.parametrize(("command", "page"), OWN_PAGES.items())
+def test_options_of_a_page_are_those_of_its_command(command, page, capsys):
+    stated = {name.split()[0] for row in rows(table_after(page_text(page), "option")) for name in names(row[0])}
+    assert sipl_command([command, "--help"]) == 0
+    found = re.findall(r"^  (?:(-\w)(?: \S+)?, )?(--[\w-]+)", capsys.readouterr().out, re.MULTILINE)
+    assert stated == {option for pair in found for option in pair if option} - {"-h", "--help"}
+
+
+@pytest.mark.parametrize("command", [command for command in COMMANDS if command not in OWN_PAGES])
 def test_options_of_the_user_guide_are_those_of_the_command(command, capsys):
-    table = rows(table_after(page_text("user-guide.md"), "option"))
-    column = ["boot", "verify", "inspect", "certs", "demo"].index(command) + 1
+    table, column = option_table(command)
     stated = {name.split()[0] for row in table if row[column] == "x" for name in names(row[0])}
     assert sipl_command([command, "--help"]) == 0
     found = re.findall(r"^  (?:(-\w)(?: \S+)?, )?(--[\w-]+)", capsys.readouterr().out, re.MULTILINE)
@@ -266,3 +288,82 @@ def test_targets_of_the_contributing_page_exist():
     stated = [name.removeprefix("make ") for row in table for name in names(row[0])]
     real = re.search(r"^\.PHONY: (.+)$", makefile, re.MULTILINE)
     assert sorted(stated) == sorted(real[1].split())
+
+
+# signing
+
+
+def test_fields_of_a_file_signature():
+    from sipl.author.file_signature import FileSignature
+
+    table = table_after(page_text("signing.md"), "field of a signature file")
+    assert documented(table) == sorted(("schema", *FileSignature._fields))
+
+
+def test_values_of_the_signing_page():
+    from sipl.author import key_files, signer, two_step
+    from sipl.crypto import pkcs11_uri
+
+    text = page_text("signing.md")
+    assert documented(table_after(text, "`--form`")) == sorted(two_step.FORMS)
+    known = (*pkcs11_uri._TOKEN_ATTRIBUTES, *pkcs11_uri._KEY_ATTRIBUTES, *pkcs11_uri._QUERY_ATTRIBUTES)
+    assert set(documented(table_after(text, "in the URI"))) == set(known) - {"type"}
+    assert {f"`{kind}`" for kind in key_files.KINDS} <= set(re.findall(r"`\w+`", text))
+    assert {f"`{digest}`" for digest in signer.DIGESTS} <= set(re.findall(r"`\w+`", text))
+
+
+# doctor
+
+
+def test_fields_of_the_diagnosis():
+    from sipl.doctor import model
+
+    text = part(page_text("doctor.md"), "## sipl.diagnosis/1")
+    assert documented(table_after(text, "field")) == sorted(("schema", *model.Diagnosis._fields))
+    assert documented(table_after(text, "field of a problem")) == sorted(model.Problem._fields)
+    assert documented(table_after(text, "field of a step")) == sorted(set(model.Step._fields) - {"rank"})
+
+
+def test_every_problem_has_its_paragraph():
+    """The names that the rules use, read from their source."""
+    used = set()
+    for module in (SOURCE / "doctor").glob("*.py"):
+        for node in ast.walk(ast.parse(module.read_text("utf-8"))):
+            if isinstance(node, ast.Call) and ast.unparse(node.func) == "problem":
+                used |= {n.value for n in ast.walk(node.args[0]) if isinstance(n, ast.Constant)}
+    used |= {name for name, _ in certificate_problems().values()} | {"signer-unknown", "signature-unusable"}
+    stated = re.findall(r"^### `([a-z-]+)`$", part(page_text("doctor.md"), "## Problems"), re.MULTILINE)
+    assert sorted(stated) == sorted(used)
+
+
+def certificate_problems():
+    from sipl.doctor import certificates
+
+    return certificates._OF_THE_CERTIFICATE
+
+
+# sealing
+
+
+def test_fields_of_the_seal_reports():
+    from sipl.author import sealing
+
+    text = page_text("sealing.md")
+    stated = documented(table_after(text, "field of sipl.seal/1"))
+    assert stated == sorted(("schema", *sealing.SealReport._fields))
+    assert documented(table_after(text, "field of a program")) == sorted(sealing.SealedProgram._fields)
+    stated = documented(table_after(text, "field of sipl.unseal/1"))
+    assert stated == sorted(("schema", *sealing.UnsealReport._fields))
+    (parts,) = [row[1] for row in rows(table_after(text, "field of a program")) if names(row[0]) == ["components"]]
+    assert set(sealing.SealedComponent._fields) <= set(names(parts))
+    (writes,) = [row[1] for row in rows(table_after(text, "field of sipl.seal/1")) if names(row[0]) == ["writes"]]
+    assert set(names(writes)) == set(sealing.SealWrite._fields)
+
+
+def test_layout_of_the_seal_room():
+    from sipl.layout import seal_room
+
+    text = page_text("formats/seal-room.md")
+    assert f"`{seal_room.FRAME_MAGIC.decode()}`" in text
+    assert f"`{seal_room.SAVED_MAGIC.decode()}`" in text
+    assert f"With {seal_room.FRAME_SECTORS} sectors" in text

@@ -11,7 +11,7 @@ import pytest
 
 import sipl
 from sipl.advice import HINTS
-from sipl.reasons import MODE_RULES, Level, Mode, Reason
+from sipl.reasons import MODE_RULES, Level, Mode, Reason, SealReason
 
 # pytest's importlib mode puts nothing on the path.
 sys.path.insert(0, str(Path(__file__).resolve().parent))
@@ -37,16 +37,21 @@ LEVELS = {
 RAISED = {"MachineStops": "stops", "DeviceGivenUp": "device given up", "RefusedToStart": "refuses to start"}
 
 
-def sections():
+# Behind it stand the reasons of another kind: those for which a disk is not sealed.
+BOOTS, SEALS = PAGE.read_text("utf-8").split("## Why a disk is not sealed\n")
+
+
+def sections(page):
     """Text of each section by the reason that is its heading."""
-    parts = re.split(r"^### `([a-z0-9-]+)`$", PAGE.read_text("utf-8"), flags=re.MULTILINE)
+    parts = re.split(r"^### `([a-z0-9-]+)`$", page, flags=re.MULTILINE)
     return {
         name: re.split(r"^## ", text, flags=re.MULTILINE)[0]
         for name, text in zip(parts[1::2], parts[2::2], strict=True)
     }
 
 
-SECTIONS = sections()
+SECTIONS = sections(BOOTS)
+SEAL_SECTIONS = sections(SEALS)
 
 
 def words(reason):
@@ -71,6 +76,26 @@ def raised_in_source():
 
 def test_each_reason_has_a_section_and_no_other_has():
     assert sorted(SECTIONS) == sorted(Reason)
+
+
+def test_each_reason_not_to_seal_has_a_section_and_no_other_has():
+    assert sorted(SEAL_SECTIONS) == sorted(SealReason)
+    assert set(SealReason) <= doc_pages.anchors(PAGE)
+    assert not set(SealReason) & set(Reason)
+
+
+@pytest.mark.parametrize("reason", SealReason)
+def test_section_of_a_reason_not_to_seal_says_cause_and_cure(reason):
+    text = SEAL_SECTIONS[reason]
+    assert -1 < text.index("**Cause:**") < text.index("**Cure:**")
+
+
+def test_each_reason_not_to_seal_is_raised_somewhere():
+    """A name in the source, not only in the list of names."""
+    source = "".join(
+        module.read_text("utf-8") for module in (ROOT / "src").rglob("*.py") if module.name != "reasons.py"
+    )
+    assert [reason for reason in SealReason if f"SealReason.{reason.name}" not in source] == []
 
 
 def test_headings_of_reasons_are_their_anchors():

@@ -8,7 +8,22 @@ import pkgutil
 import pytest
 
 import sipl.layout
-from sipl.layout import boot_record, diag320, diag508, elf, iirb, iplb, module_signature, record, sclab, sclp, stage3
+from sipl.layout import (
+    boot_record,
+    diag320,
+    diag508,
+    elf,
+    iirb,
+    iplb,
+    linux,
+    module_signature,
+    partition_table,
+    record,
+    sclab,
+    sclp,
+    seal_room,
+    stage3,
+)
 from sipl.layout.record import pack, size_of, unpack
 
 # record: (size, {field: (offset, width)})
@@ -150,6 +165,18 @@ RECORDS = {
             "environment_length": (72, 8),
         },
     ),
+    linux.LinuxArea: (
+        56,
+        {
+            "subchannel": (0, 8),
+            "initrd_address": (8, 8),
+            "initrd_length": (16, 8),
+            "old_memory_address": (24, 8),
+            "old_memory_length": (32, 8),
+            "version": (40, 8),
+            "command_line_size": (48, 8),
+        },
+    ),
     module_signature.ModuleSignature: (
         12,
         {
@@ -160,6 +187,43 @@ RECORDS = {
             "key_id_length": (4, 1),
             "signature_length": (8, 4),
         },
+    ),
+    partition_table.MbrEntry: (16, {"status": (0, 1), "type": (4, 1), "first": (8, 4), "blocks": (12, 4)}),
+    partition_table.GptHeader: (
+        92,
+        {
+            "magic": (0, 8),
+            "revision": (8, 4),
+            "size": (12, 4),
+            "crc": (16, 4),
+            "own_block": (24, 8),
+            "other_block": (32, 8),
+            "first_usable": (40, 8),
+            "last_usable": (48, 8),
+            "disk": (56, 16),
+            "entries_block": (72, 8),
+            "entries": (80, 4),
+            "entry_size": (84, 4),
+            "entries_crc": (88, 4),
+        },
+    ),
+    partition_table.GptEntry: (48, {"type": (0, 16), "identifier": (16, 16), "first": (32, 8), "last": (40, 8)}),
+    seal_room.FrameHeader: (
+        512,
+        {
+            "magic": (0, 8),
+            "version": (8, 2),
+            "block_size": (12, 4),
+            "own_block": (16, 8),
+            "blocks": (24, 4),
+            "generation": (32, 8),
+            "sector_digests": (40, 440),
+            "digest": (480, 32),
+        },
+    ),
+    seal_room.SavedRecord: (
+        368,
+        {"magic": (0, 8), "version": (8, 2), "former": (32, 152), "written": (184, 152), "digest": (336, 32)},
     ),
 }
 
@@ -172,11 +236,12 @@ def test_size(cls):
 @pytest.mark.parametrize("cls", RECORDS, ids=lambda cls: cls.__name__)
 def test_offsets(cls):
     size, fields = RECORDS[cls]
+    order = "little" if cls.__module__.endswith(".partition_table") else "big"
     zero = unpack(cls, bytes(size))
     for name, (offset, width) in fields.items():
-        mark = bytes(range(1, width + 1))
+        mark = bytes(number % 255 + 1 for number in range(width))
         data = bytes(offset) + mark + bytes(size - offset - width)
-        expected = mark if isinstance(getattr(zero, name), bytes) else int.from_bytes(mark, "big")
+        expected = mark if isinstance(getattr(zero, name), bytes) else int.from_bytes(mark, order)
         assert unpack(cls, data) == zero._replace(**{name: expected})
         assert pack(zero._replace(**{name: expected})) == data
 

@@ -11,12 +11,20 @@ from sipl.cli.output import complain, discard
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-# Module of the same name in this package, and what stands in the overview.
+# Module of the same name in this package (with _ for -), and what stands in the overview.
 COMMANDS: Final = {
     "boot": "IPL one guest from disks in boot order",
     "verify": "judge disks: would they boot in secure mode, and what speaks against it",
+    "doctor": "say what exactly is to be done until a disk boots in secure mode",
     "inspect": "show the boot map of a disk: programs, components, signatures, SCLABs",
     "certs": "show the certificate store as the guest will see it",
+    "keygen": "make a key and its certificate",
+    "sign": "sign loaders and kernels, as Linux's sign-file does",
+    "strip": "take signatures off files",
+    "show-signature": "show the signature that a file carries",
+    "mkdisk": "make a disk that boots in secure mode, of a kernel and a RAM disk",
+    "seal": "make a disk image secure-bootable in place, without its file systems",
+    "unseal": "put the boot record back that seal replaced",
     "demo": "make a key, a certificate and a secure-bootable disk, and IPL it",
 }
 
@@ -91,7 +99,7 @@ def _overview(words: list[str]) -> int:
         "Secure IPL for Linux on IBM Z: verify, inspect and boot s390x disk images from any host.",
         "",
         "commands:",
-        *(f"  {name:<9} {what}" for name, what in COMMANDS.items()),
+        *(f"  {name:<15} {what}" for name, what in COMMANDS.items()),
         "",
         "options:",
         "  -h, --help     show this, or with a command its own help",
@@ -102,6 +110,7 @@ def _overview(words: list[str]) -> int:
         "examples:",
         "  sipl verify --boot-certs cert.pem disk.qcow2",
         "  sipl boot --secure-boot on --boot-certs certs/ disk.raw",
+        "  sipl doctor disk.qcow2",
         "  sipl inspect disk.qcow2",
         "",
         "exit codes: 0 yes, 1 no, 2 could not decide or wrong usage",
@@ -118,7 +127,7 @@ def _command(name: str, arguments: list[str]) -> int:
     try:
         if name not in COMMANDS:
             raise UsageError("", f"there is no command '{name}'", f"one of {', '.join(COMMANDS)}")
-        module = import_module(f"sipl.cli.{name}")
+        module = import_module(f"sipl.cli.{name.replace('-', '_')}")
         code: int = module.run(arguments)
         return code
     except SiplError as error:
