@@ -61,7 +61,9 @@ class Machine:
         self.close()
 
     def close(self) -> None:
-        """Give guest memory back."""
+        """Give CPU and guest memory back."""
+        if self._engine is not None:
+            self._engine.close()
         if self._hardware is not None:
             self._hardware.close()
             self._hardware = None

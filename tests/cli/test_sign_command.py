@@ -150,13 +150,19 @@ class TestRefusals:
         assert "overwritten" in sipl("sign", *words, "--force", "rsa2048.key").err
         assert load_private_key("rsa2048.key")
 
-    def test_a_read_only_folder(self, sipl_process, folder):
-        if not os.geteuid():
-            pytest.skip("root may write everywhere")
-        os.chmod(folder, 0o500)
-        result = sipl_process("sign", *WITH, "stage3.bin", cwd=folder)
-        os.chmod(folder, 0o700)
+    def test_a_folder_that_nothing_can_be_made_in(self, sipl, folder, monkeypatch):
+        real = os.open
+
+        def refuse(name, flags, *more, **how):
+            if flags & os.O_CREAT:
+                raise PermissionError(13, "Permission denied")
+            return real(name, flags, *more, **how)
+
+        monkeypatch.setattr(os, "open", refuse)
+        before = (folder / "stage3.bin").read_bytes()
+        result = sipl("sign", *WITH, "stage3.bin")
         assert (result.code, "cannot be written" in result.err) == (2, True)
+        assert (folder / "stage3.bin").read_bytes() == before
 
 
 class TestPassphrase:

@@ -264,9 +264,15 @@ class TestDirectRaw:
         with pytest.raises(UsageError, match="inside a sector"):
             DirectRaw(path)
 
-    @pytest.mark.skipif(os.geteuid() == 0, reason="the superuser may write everything")
-    def test_a_file_that_may_not_be_written(self, path):
-        path.chmod(0o444)
+    def test_a_file_that_may_not_be_written(self, path, monkeypatch):
+        real = os.open
+
+        def refuse(name, flags, *more, **how):
+            if flags & os.O_RDWR:
+                raise PermissionError(13, "Permission denied")
+            return real(name, flags, *more, **how)
+
+        monkeypatch.setattr(os, "open", refuse)
         with pytest.raises(ImageError, match="cannot be opened for writing"):
             DirectRaw(path)
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
 from pathlib import Path
 
 import pytest
@@ -9,6 +11,7 @@ from guest_asm import Asm, program
 from guest_lab import SPARE, EndKind, WritableDisk
 from guest_ring import NEXT, WRITE, Ring
 
+from sipl.engine.embedded import unicorn_cpu
 from sipl.reasons import Outcome, Reason
 
 BLOCK = 0x110000
@@ -40,6 +43,28 @@ def test_three_times(lab, clear, subcode):
     assert [run.number(SPARE + 8) for run in runs] == [0x60] * 4
     assert seen == [1] * 4
     assert (report.mode, report.outcome) == ("secure", Outcome.HANDS_OVER)
+
+
+def test_the_cpu_of_an_ipl_is_given_back_before_the_next(lab, monkeypatch):
+    """A guest that starts itself again for ever takes no more of the host than one that does not."""
+    made, alive = [], []
+
+    real = unicorn_cpu.Uc
+
+    def counted(*words):
+        cpu = real(*words)
+        made.append(weakref.ref(cpu))
+        return cpu
+
+    monkeypatch.setattr(unicorn_cpu, "Uc", counted)
+    gc.disable()
+    try:
+        disk = lab.disk(lab.components(bytes(counting(5).code)))
+        lab.boot_disk(disk, between=lambda *_: alive.append(sum(cpu() is not None for cpu in made)))
+    finally:
+        gc.enable()
+    assert len(made) >= 6
+    assert alive == [1] * 6
 
 
 @pytest.mark.parametrize("subcode", [3, 4])

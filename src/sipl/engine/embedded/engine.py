@@ -121,6 +121,12 @@ class EmbeddedEngine:
         """
         self._breakpoints[address] = function
 
+    def close(self) -> None:
+        """Give the CPU back; until then its registers can be looked at, after the run, too."""
+        if self.complex is not None:
+            self.complex.cpu.unicorn.close()
+            self.complex = None
+
     def _at_breakpoint(self, address: int) -> None:
         if self._breakpoints[address]():
             raise _End(EndKind.BREAKPOINT, f"the guest came to {address:#x}")
@@ -245,7 +251,8 @@ class EmbeddedEngine:
         tod: TodClock,
         kept: dict[int, int],
     ) -> CpuComplex:
-        """A CPU after an initial CPU reset, with the registers that it keeps."""
+        """A CPU after an initial CPU reset, with the registers that it keeps; the one before it is given back."""
+        self.close()
         cpu = CpuComplex(machine, css, interruptions, tod, self)
         for number, value in _INITIAL_CONTROL.items():
             cpu.set_control(number, value)

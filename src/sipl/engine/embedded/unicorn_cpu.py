@@ -146,6 +146,14 @@ class UnicornCpu:
         self.offsets = _find_offsets()
         self._context_bytes = (ctypes.c_char * self.offsets.size).from_address(self._context._context.value)
 
+    def close(self) -> None:
+        """Give back what the library took, tens of MiB; the CPU is of no use any more.
+
+        Its hooks refer to it and it to them, so that without this it would stay until somebody looks for such circles.
+        """
+        self._callbacks.clear()
+        del self._context, self._uc, self._buffer
+
     def read(self, register: int) -> int:
         """A register, as an unsigned number."""
         _reg_read(self._handle, register, self._at)
