@@ -17,6 +17,7 @@ from sipl.engine.embedded.engine import EmbeddedEngine
 MEMORY = 16 * MIB
 SPARE = 0x100000  # where programs put what they find; nothing is loaded there
 SIGNATURE = 0x180000  # of the payload, where a program wants one
+KEPT = 8  # runs of one boot whose memory is kept
 TIMEOUT = 20.0  # s; a program ends in milliseconds, unless it is to be ended
 
 
@@ -92,7 +93,7 @@ class LookingEngine(EmbeddedEngine):
                 end,
                 [cpu.registers[number] for number in range(16)],
                 [self.complex.get_control(number) for number in range(16)],
-                bytes(machine.memory.view) if machine.memory.size == MEMORY else b"",
+                bytes(machine.memory.view) if machine.memory.size == MEMORY and len(self.runs) < KEPT else b"",
                 cpu.prefix,
                 (cpu.mask, cpu.address),
                 dict(self.complex.traps),
@@ -145,6 +146,7 @@ class GuestLab(ipl_lab.Lab):
         console, until = others.pop("console", None), others.pop("until", None)
         engine = LookingEngine(between, console=console or Console(), timeout=timeout, until=until)
         report = ipl.boot([disk], self.settings(mode, certs=certs, memory=memory, **others), engine)
+        engine.close()
         assert engine.runs, (report.outcome, report.reason, report.findings)
         return engine.runs, report
 

@@ -140,6 +140,7 @@ class CpuComplex:
         self._go_on = True
         while self._go_on and not self.waiting:
             self._go_on = False
+            self._surroundings.look_around()
             address = unicorn.read(PC)
             if address & 1:
                 self._program(ProgramCode.SPECIFICATION, LENGTHS[0], address)
