@@ -20,12 +20,15 @@ if TYPE_CHECKING:
 def find(case: Case) -> Iterator[Problem]:
     """Not for what is verified: its bytes are those that were signed, wherever they come from."""
     for suspect in case.suspects:
-        defect = None if suspect.verified else find_sparse_defect(suspect.component.segments.runs())
+        runs = suspect.component.segments.runs()
+        defect = None if suspect.verified else find_sparse_defect(runs, case.evidence.block_size)
         if defect is None:
             continue
+        signs = [f"{defect.twice} blocks are named twice"] if defect.twice else []
+        signs += [f"{defect.early} runs begin too early"] if defect.early else []
         what = (
-            f"zipl mapped the file to wrong blocks, its defect with sparse files: {defect.twice} blocks are named "
-            f"twice, beside {defect.holes} that stand for holes"
+            "zipl mapped the file to wrong blocks, its defect with sparse files: "
+            f"{' and '.join(signs)}, beside {defect.holes} that stand for holes"
         )
         steps = [
             Step(
