@@ -46,6 +46,7 @@ _NEVER: Final = 1 << 64
 NO_COMPARATOR: Final = 0xFFFF_FFFF_FFFF_FFFF
 _CR0_TRANSLATION: Final = 0x900000  # EDAT and IEP: what a page table means depends on them
 _PAGE: Final = 0x1000
+_LONGEST: Final = 6  # bytes of an instruction
 _EXECUTION_EXCEPTION: Final = 0x84  # of the translation-exception identification: instruction-execution protection
 _PREFIX_MASK: Final = 0x7FFFE000
 _PREFIX_AREA: Final = 0x2000
@@ -253,10 +254,18 @@ class CpuComplex:
             elif key == STORE_THEN_OR and not code[1] & INVALID_SYSTEM_MASK and not self._something_pending():
                 # Linux enables interruptions all the time; the CPU does that itself, and there is none to deliver.
                 return
+            elif key == EXECUTE and self._is_native(target_of(self, key, code, address)):
+                # Most are moves of a length that is in a register.
+                return
             if key:
                 self._emulate(key, code, address)
         except BaseException as error:  # noqa: BLE001 (nothing can leave a callback of a C library)
             self.leave(error)
+
+    def _is_native(self, target: int) -> bool:
+        """Whether the CPU carries out what EXECUTE finds at an address; False where that takes a closer look."""
+        at = self.cpu.unicorn.translate(target) if target & 0xFFF <= _PAGE - _LONGEST else None
+        return at is not None and not opcode(self.cpu.memory.view[at : at + _LONGEST])
 
     def _is_there(self, address: int, code: bytes) -> bool:
         """Whether an instruction stands at a virtual address."""

@@ -386,7 +386,7 @@ def target_of(cpx: CpuComplex, key: int, code: bytes, address: int) -> int:
     return cpx.cpu.wrap(address + 2 * int.from_bytes(code[2:6], "big", signed=True))
 
 
-def opcode(code: bytes) -> int:
+def opcode(code: bytes | memoryview) -> int:
     """The key of an instruction in `HANDLERS`; 0 for one that is not there."""
     first = code[0]
     if first in ONE_BYTE or first == EXECUTE:
