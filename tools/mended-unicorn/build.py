@@ -71,6 +71,12 @@ CHANGES = (
         "\n"
         "void tb_check_watchpoint(",
     ),
+    # A hook on fetches says nothing of stores.
+    Change(
+        "include/exec/exec-all.h",
+        "    if (HOOK_EXISTS_BOUNDED(uc, UC_HOOK_MEM_FETCH_PROT, paddr))\n        return true;\n",
+        "",
+    ),
     # A store of more than eight bytes (MVC, XC, MVCL) or one that is not aligned was compared with too few bits of the
     # map that says where on a page code lies.
     Change(

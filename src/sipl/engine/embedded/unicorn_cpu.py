@@ -19,6 +19,7 @@ from unicorn import (
     UC_HOOK_CODE,
     UC_HOOK_EDGE_GENERATED,
     UC_HOOK_INTR,
+    UC_HOOK_MEM_FETCH_PROT,
     UC_MODE_BIG_ENDIAN,
     UC_PROT_ALL,
     UC_PROT_READ,
@@ -50,6 +51,11 @@ INTERRUPTION_PROGRAM: Final = 3
 _HANDLE = ctypes.c_void_p
 _CODE_CALLBACK = ctypes.CFUNCTYPE(None, _HANDLE, ctypes.c_uint64, ctypes.c_uint32, ctypes.c_void_p)
 _INTR_CALLBACK = ctypes.CFUNCTYPE(None, _HANDLE, ctypes.c_uint32, ctypes.c_void_p)
+_FETCH_CALLBACK = ctypes.CFUNCTYPE(
+    ctypes.c_bool, _HANDLE, ctypes.c_int, ctypes.c_uint64, ctypes.c_int, ctypes.c_int64, ctypes.c_void_p
+)
+# For what is never asked: memory that has such a hook may be executed.
+_NEVER_CALLED = _FETCH_CALLBACK(lambda *_: False)
 
 
 class _Block(ctypes.Structure):
@@ -188,6 +194,10 @@ class UnicornCpu:
         if error:
             raise UnicornError("embedded CPU", f"memory was refused (error {error})", "this is a bug of sipl")
         self._executable[chunk] = 1
+        # From now on no store here may be fast, not even through an address at which nothing can be executed: the code may
+        # be executed through another one. Unicorn keeps stores slow where there is a hook of this kind.
+        self._add_hook(UC_HOOK_MEM_FETCH_PROT, _NEVER_CALLED, at, at + self._chunk - 1)
+        self.flush_tlb()
         return True
 
     def stop(self) -> None:
