@@ -12,6 +12,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+import sipl.disk.qcow2_owners as qcow2_owners
 import sipl.disk.writable_file as writable_file
 from sipl.disk.open import open_image
 from sipl.disk.open_writer import open_writer
@@ -189,6 +190,19 @@ def test_a_backing_file_is_read_and_not_written(tmp_path, qemu_img, disk):
         assert image.read(0, DISK) == disk[:100] + b"new" + disk[103:]
 
 
+def test_a_file_that_ends_inside_its_last_cluster(make, disk):
+    """What is written behind its end is there at once."""
+    path = make("512-byte clusters")
+    with open(path, "r+b") as file:
+        file.truncate(path.stat().st_size - 100)
+    with open_writer(path) as image:
+        (place,) = [at for at in range(0, DISK, 512) if disk[at : at + 512] != image.read(at, 512)]
+        image.write_from(place + 450, memoryview(b"there"))
+        assert image.read(place + 450, 5) == b"there"
+    expected = disk[place : place + 412].ljust(450, b"\0") + b"there" + bytes(57)
+    assert content(path)[place : place + 512] == expected
+
+
 class TestRefusals:
     """By name, and the file stays as it is."""
 
@@ -331,6 +345,53 @@ class TestWrongCounts:
         struct.pack_into(">Q", data, l1 + 8, l2 | 1 << 63)
         self.refused(path, data)
 
+    def test_a_cluster_with_two_owners(self, make):
+        """Who writes to one would change the other; count and marks look right for each."""
+        path = make("default")
+        data, _, l2, _ = self.tables(path)
+        one, other = [at for at in range(l2, l2 + 8 * (DISK >> 16), 8) if data[at] == 0x80][:2]
+        data[other : other + 8] = data[one : one + 8]
+        self.refused(path, data)
+
+    def test_data_behind_the_end_of_the_file(self, make):
+        """The next new cluster would lie there."""
+        path = make("default")
+        data, _, l2, _ = self.tables(path)
+        struct.pack_into(">Q", data, l2 + 8 * 3, -(-len(data) >> 16 << 16) | 1 << 63)
+        self.refused(path, data)
+
+    def test_a_table_behind_the_end_of_the_file(self, make):
+        path = make("512-byte clusters")
+        data, l1, _, _ = self.tables(path)
+        struct.pack_into(">Q", data, l1 + 8 * 3, len(data) + -len(data) % 512 | 1 << 63)
+        self.refused(path, data)
+
+    def test_compressed_data_over_other_data(self, make):
+        path = make("512-byte clusters")
+        data, _, l2, _ = self.tables(path)
+        host = struct.unpack_from(">Q", data, l2)[0] & ~(1 << 63)
+        for before in (0, 512):
+            changed = bytearray(data)
+            struct.pack_into(">Q", changed, l2 + 8 * 9, 1 << 62 | (before // 512) << 61 | (host - before))
+            self.refused(path, changed)
+
+    def test_a_table_of_counts_that_the_file_does_not_hold(self, make):
+        """New clusters would lie in it."""
+        path = make("default")
+        data, *_ = self.tables(path)
+        end = len(data) + -len(data) % 65536
+        data += bytes(end - len(data) + 512)
+        data[end : end + 512] = data[struct.unpack_from(">Q", data, 48)[0] :][:512]
+        struct.pack_into(">QI", data, 48, end, 3)
+        self.refused(path, data)
+
+    @pytest.mark.parametrize("limit", ["MAX_CLUSTERS", "MAX_TABLES"])
+    def test_more_than_can_be_looked_through(self, make, monkeypatch, limit):
+        path = make("default")
+        data, *_ = self.tables(path)
+        monkeypatch.setattr(qcow2_owners, limit, 1)
+        self.refused(path, data)
+
     def test_reserved_bits_and_places_outside(self, make):
         for value in (1, 0x100, 1 << 50, 1 << 15, 1 << 63):
             path = make("default")
@@ -361,6 +422,31 @@ def test_a_file_that_is_put_in_its_place_is_not_taken_for_it(make, tmp_path):
         other.replace(path)
         with pytest.raises(ImageError, match="another file took the place"):
             image.write_from(10 * 4096, memoryview(b"x"))
+
+
+def test_a_header_of_another_file_is_not_taken(make, tmp_path, monkeypatch):
+    """One that is in its place for a moment only, between two looks."""
+    import sipl.disk.open_writer as module
+    import sipl.disk.qcow2  # noqa: F401 - must have its own read_header before that is replaced
+    import sipl.disk.qcow2_header as header
+
+    path, other, aside = make("default"), tmp_path / "other", tmp_path / "aside"
+    shutil.copy(path, other)
+    real = header.read_header
+
+    def swap(*_):
+        path.rename(aside)
+        other.rename(path)
+
+    def read_and_swap_back(file):
+        found = real(file)
+        aside.replace(path)
+        return found
+
+    monkeypatch.setattr(module, "_check_marks", swap)
+    monkeypatch.setattr(header, "read_header", read_and_swap_back)
+    with pytest.raises(ImageError, match="another file took the place"):
+        open_writer(path)
 
 
 @settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])

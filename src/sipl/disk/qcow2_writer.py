@@ -8,10 +8,9 @@ counted and not used, which `qemu-img check` calls leaked.
 
 from __future__ import annotations
 
-import sys
-from array import array
 from typing import TYPE_CHECKING, Final
 
+from sipl.disk.qcow2_owners import check_owners
 from sipl.disk.qcow2_refcounts import Refcounts, wrong_counts
 from sipl.disk.raw_writer import OrderedImage
 from sipl.errors import SealRefused
@@ -96,7 +95,7 @@ class Qcow2Writer(OrderedImage):
         ImageFormatError: the image contradicts its format.
     """
 
-    __slots__ = ("_cluster_size", "_counts", "_entry_size", "_file", "_l1_offset", "_metadata", "_reader", "_reopen")
+    __slots__ = ("_cluster_size", "_counts", "_entry_size", "_file", "_l1_offset", "_reader", "_reopen")
 
     def __init__(self, file: WritableFile, parameters: Qcow2Parameters, reopen: Callable[[], Image]) -> None:
         check_writable(file.path, parameters)
@@ -107,7 +106,7 @@ class Qcow2Writer(OrderedImage):
         self._entry_size = EXTENDED_ENTRY_SIZE if parameters.extended else TABLE_ENTRY_SIZE
         self._l1_offset = parameters.l1_offset
         self._counts = Refcounts(file, parameters)
-        self._metadata = self._find_metadata(parameters)
+        check_owners(file, parameters, self._counts.blocks)
         self._reader = reopen()
         self.notes = self._reader.notes
 
@@ -122,7 +121,10 @@ class Qcow2Writer(OrderedImage):
             place = self._find(cluster)
             part = buffer[start : start + length]
             if self._is_private(place, within, length):
+                size = self._file.size
                 self._file.write((place.entry & ENTRY_OFFSET) + within, part)
+                if self._file.size > size:  # the file ended inside this cluster
+                    self._reload()
             else:
                 self._replace(cluster, place, within, part)
 
@@ -152,22 +154,6 @@ class Qcow2Writer(OrderedImage):
             yield cluster, within, start, step
             start += step
 
-    def _find_metadata(self, parameters: Qcow2Parameters) -> set[int]:
-        """Clusters of the file that hold tables, each of them once."""
-        size = self._cluster_size
-        clusters = [
-            number for _, start, end in parameters.areas for number in range(start // size, -(-end // size))
-        ] + self._counts.blocks
-        _, start, end = parameters.areas[1]
-        tables = array("Q", self._file.read(start, end - start))
-        if sys.byteorder == "little":
-            tables.byteswap()
-        clusters += [(entry & ENTRY_OFFSET) // size for entry in tables if entry & ENTRY_OFFSET]
-        found = set(clusters)
-        if len(found) != len(clusters):
-            raise wrong_counts(self.path, "a cluster of the file serves two tables")
-        return found
-
     def _find(self, cluster: int) -> _Place:
         """Look a cluster of the disk up; the reader has checked the tables that lead to it."""
         start = cluster * self._cluster_size
@@ -184,8 +170,6 @@ class Qcow2Writer(OrderedImage):
         host = place.entry & ENTRY_OFFSET
         if not place.entry & L2_COMPRESSED and host:
             self._check_own(f"cluster {cluster} at byte {host}", host, place.entry)
-            if host // self._cluster_size in self._metadata:
-                raise wrong_counts(self.path, f"cluster {cluster} lies over a table")
         return place
 
     def _check_own(self, what: str, host: int, entry: int) -> None:
@@ -246,7 +230,6 @@ class Qcow2Writer(OrderedImage):
         entry = (table | ENTRY_COPIED).to_bytes(TABLE_ENTRY_SIZE, "big")
         self._file.write(self._l1_offset + l1_index * TABLE_ENTRY_SIZE, entry)
         self._file.flush()
-        self._metadata.add(cluster)
         return table
 
     def _give_back(self, entry: int) -> None:
