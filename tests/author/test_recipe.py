@@ -64,8 +64,10 @@ def test_least(tmp_path):
         ("[[entry]]\nkernel = 'k'\nname = 'a'\n[[entry]]\nkernel = 'k'\nname = 'a'", "two entries"),
         ("[[entry", "no TOML"),
         ("a = " + "[" * 20000, "no TOML"),
+        ("default = " + "1" * 5000, "no TOML"),
+        ("default = 0x" + "f" * 5000 + "\n[[entry]]\nkernel = 'k'", "there is no entry"),
     ],
-    ids=range(16),
+    ids=range(18),
 )
 def test_what_is_refused(tmp_path, text, why):
     with pytest.raises(UsageError, match=why):

@@ -71,6 +71,9 @@ def test_a_pin_on_the_command_line_is_refused_and_not_repeated():
         "pkcs11:token=t?pin-value=48151623&x=y",
         "pkcs11:t?pin-value=48151623",
         "pkcs11:token=t?pin48151623",
+        "pkcs11:token=t;pin-value=48151623",
+        "pkcs11:Pin-Value=48151623;token=t?module-path=/x",
+        "pkcs11:pin-value=48151623%",
     ):
         with pytest.raises(UsageError) as caught:
             parse_pkcs11_uri(text)

@@ -18,6 +18,7 @@ MAX_RECIPE_FILE: Final = 1 << 20
 # Number 0 is the default once more.
 MAX_ENTRIES: Final = PROGRAM_TABLE_ENTRIES - 1
 
+_MOST_BITS: Final = 64
 _TOP: Final = frozenset({"entry", "default", "environment"})
 _OF_AN_ENTRY: Final = frozenset({"name", "kernel", "initrd", "cmdline"})
 
@@ -68,7 +69,9 @@ def _number(entries: Sequence[BootEntry], default: str | int | None) -> int:
     for number, entry in enumerate(entries, 1):
         if default in (number, str(number)) or (entry.name and default == entry.name):
             return number
-    raise UsageError("default", f"there is no entry '{default}'", f"give a name or a number from 1 to {len(entries)}")
+    # TOML has hexadecimal numbers that are too large to be shown as decimal ones.
+    shown = default if isinstance(default, str) or default.bit_length() <= _MOST_BITS else "of this number"
+    raise UsageError("default", f"there is no entry '{shown}'", f"give a name or a number from 1 to {len(entries)}")
 
 
 def read_recipe(path: str) -> Recipe:
@@ -83,7 +86,8 @@ def read_recipe(path: str) -> Recipe:
     data = read_file(path, MAX_RECIPE_FILE, "a TOML file")
     try:
         content = tomllib.loads(data.decode("utf-8"))
-    except (UnicodeDecodeError, tomllib.TOMLDecodeError, RecursionError) as error:
+    # Not only its own error: a number of thousands of digits is one that int() refuses.
+    except (ValueError, RecursionError) as error:
         raise UsageError(path, f"it is no TOML: {error}") from None
     _check_keys(path, content, _TOP)
     entries = content.get("entry", [])

@@ -15,6 +15,7 @@ MAX_URI_LENGTH: Final = 4096
 _TOKEN_ATTRIBUTES: Final = ("token", "manufacturer", "serial", "model", "slot-id")
 _KEY_ATTRIBUTES: Final = ("object", "id", "type")
 _QUERY_ATTRIBUTES: Final = ("module-path", "pin-source")
+_SECRET: Final = re.compile(r"\?|pin-value", re.IGNORECASE)
 _ESCAPE: Final = re.compile(rb"%([0-9A-Fa-f]{2})")
 
 
@@ -54,9 +55,8 @@ def parse_pkcs11_uri(text: str) -> Pkcs11Uri:
     if query:
         found |= _attributes(text, query, "&", taken=found)
     if "pin-value" in found:
-        hide = f"{SCHEME}{path}?…"
         raise UsageError(
-            hide,
+            f"{_shown(text)}…",
             "a PIN does not belong on a command line, where others can read it",
             "use pin-source=file:…, --passphrase-file, SIPL_PASSPHRASE or the prompt",
         )
@@ -135,5 +135,9 @@ def _pin_file(uri: str, source: str | None) -> str | None:
 
 
 def _bad(uri: str, why: str, hint: str = "see RFC 7512, for instance pkcs11:token=TOKEN;object=KEY") -> UsageError:
-    # What a broken URI holds behind the question mark may be a PIN.
-    return UsageError(f"{uri.partition('?')[0][:200]}", why, hint)
+    return UsageError(_shown(uri), why, hint)
+
+
+def _shown(uri: str) -> str:
+    """The start of a URI without what may be a PIN: what is behind the question mark, or called one in front of it."""
+    return _SECRET.split(uri, maxsplit=1)[0][:200]
