@@ -13,12 +13,14 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from seal_lab import FIRST, KERNEL, LOADER, PARAMETERS, disk, judge, linux, program, seal_file, stage3, unseal_file
 
-from sipl.author import sclab
+from sipl.author import sclab, seal_source, sealing
 from sipl.author.boot_record import Execute, Load
 from sipl.author.partition_table import Partition, write_partition_table
+from sipl.author.seal_room import make_saved
 from sipl.crypto import signing
 from sipl.disk.free_room import find_free_room
 from sipl.disk.open import open_image
+from sipl.disk.seal_frames import make_header, read_header
 from sipl.doctor.sparse_defect import find_sparse_defect
 from sipl.errors import ImageError, SealRefused, UsageError
 from sipl.inspection import inspect
@@ -478,9 +480,34 @@ class TestExistingSignatures:
         refused(SealReason.FOREIGN_SIGNATURE, path, signers["A"], boot_certs=(signers["A"].path,))
         seal_file(path, signers["A"])  # without --boot-certs nobody asks
 
-    def test_unsigned_is_no_foreign_signature(self, write, signers):
+    @pytest.mark.parametrize("address", [LOADER, KERNEL])
+    def test_a_signature_that_was_taken_away(self, write, signers, address):
+        """Who replaces the kernel takes its signature away, too; that must not be the way around the question."""
         path = write(disk())
-        seal_file(path, signers["B"], boot_certs=(signers["A"].path,))
+        seal_file(path, signers["A"])
+        content = bytearray(path.read_bytes())
+        view = inspect(Disk(str(path)))
+        table = view.programs[0].table_block * 512
+        entries = [content[at : at + 32] for at in range(table + 32, table + 512, 32)]
+        (at,) = [n for n, e in enumerate(entries) if e[23] == 2 and e[24:] == address.to_bytes(8, "big")]
+        assert entries[at - 1][23] == 3
+        del entries[at - 1]
+        new = b"".join([*entries, bytes(32)])
+        content[table + 32 : table + 32 + len(new)] = new
+        _mend_frames(content)
+        path.write_bytes(content)
+        known = (signers["A"].path,)
+        text = refused(SealReason.FOREIGN_SIGNATURE, path, signers["B"], boot_certs=known)
+        assert f"--component {address:#x}" in text
+        seal_file(path, signers["B"], boot_certs=known, components=frozenset({address}))
+        assert judge(path, signers["B"]).boots
+
+    def test_unsigned_is_signed_where_it_is_named(self, write, signers):
+        path = write(disk())
+        known = (signers["A"].path,)
+        refused(SealReason.FOREIGN_SIGNATURE, path, signers["B"], boot_certs=known)
+        refused(SealReason.FOREIGN_SIGNATURE, path, signers["B"], boot_certs=known, components=frozenset({LOADER}))
+        seal_file(path, signers["B"], boot_certs=known, components=frozenset({LOADER, KERNEL}))
         assert judge(path, signers["B"]).boots
 
     def test_another_signed_component_is_kept(self, write, signers):
@@ -491,6 +518,163 @@ class TestExistingSignatures:
         assert states(report)[0x80000] == "kept"
         assert judge(path, signers["A"], signers["B"]).boots
         assert not judge(path, signers["B"]).boots
+
+
+def _mend_frames(content):
+    """Whoever can write to a disk can make frames, too: their checksums are no secret."""
+    for at in range(512, FIRST * 512, 512):
+        frame = read_header(content[at : at + 512], at // 512, 512)
+        if frame is not None:
+            data = content[at + 512 : at + 512 + frame.blocks * 512]
+            content[at : at + 512] = make_header(frame.block, 512, data, frame.generation)
+
+
+class Meddling:
+    """A signer; while it signs for the n-th time, something happens to the image."""
+
+    def __init__(self, signer, turn, meddle):
+        self.certificate = signer.signer.certificate
+        self.signed = []
+        self._signer, self._turn, self._meddle = signer.signer, turn, meddle
+
+    def sign(self, data):
+        self.signed.append(bytes(data))
+        if len(self.signed) == self._turn:
+            self._meddle()
+        return self._signer.sign(data)
+
+
+class TestMeanwhile:
+    """Somebody writes to the image and does not care for locks: what is signed is what was looked at."""
+
+    @pytest.fixture
+    def place(self):
+        def find(path, address):
+            view = inspect(Disk(str(path)))
+            (found,) = [c for c in view.programs[0].components if c.address == address]
+            return found.runs[0].block * 512
+
+        return find
+
+    @staticmethod
+    def overwrite(path, at, data):
+        with path.open("r+b") as file:
+            file.seek(at)
+            file.write(data)
+
+    def refused(self, path, error, why, do):
+        block0 = path.read_bytes()[:512]
+        with pytest.raises(error, match=why):
+            do()
+        assert path.read_bytes()[:512] == block0
+
+    def test_another_kernel_behind_the_look(self, write, signers, place):
+        path = write(disk())
+        at, left = place(path, KERNEL), [sum(-len(part.data) // 512 * -512 for part in program()[:-1])]
+
+        def read(count):
+            left[0] -= count
+            if not left[0]:
+                self.overwrite(path, at, linux(seed=99))
+
+        signer = Meddling(signers["A"], 0, None)
+        self.refused(
+            path,
+            ImageError,
+            "0x10000 has changed",
+            lambda: sealing.seal(Disk(str(path)), signer, seal_lab.options(read=read)),
+        )
+        assert left == [0]
+        assert linux(seed=99) not in signer.signed
+
+    def test_another_kernel_while_the_loader_is_signed(self, write, signers, place):
+        path = write(disk())
+        seal_file(path, signers["A"])
+        at = place(path, KERNEL)
+        signer = Meddling(signers["B"], 1, lambda: self.overwrite(path, at, linux(seed=99)))
+        options = seal_lab.options(boot_certs=(signers["A"].path,))
+        self.refused(path, ImageError, "0x10000 has changed", lambda: sealing.seal(Disk(str(path)), signer, options))
+        assert linux(seed=99) not in signer.signed
+
+    @pytest.mark.parametrize(("address", "why"), [(KERNEL, "signature-not-verified"), (0x50000, "not what was looked")])
+    def test_another_component_behind_all_signatures(self, write, signers, place, address, why):
+        """The loader's and the kernel's; the RAM disk, which nobody signs, must be the one that was shown, too."""
+        path = write(disk())
+        at = place(path, address)
+        signer = Meddling(signers["A"], 2, lambda: self.overwrite(path, at, b"another"))
+        self.refused(path, SealRefused, why, lambda: sealing.seal(Disk(str(path)), signer, seal_lab.options()))
+
+    def test_another_component_while_block_0_is_written(self, write, signers, place):
+        """The record that was there is put back."""
+        path = write(disk())
+        at = place(path, 0x50000)
+
+        def step(what):
+            if what == "write block 0":
+                self.overwrite(path, at, b"another")
+
+        self.refused(path, SealRefused, "not what was looked", lambda: seal_file(path, signers["A"], step=step))
+
+
+class TestForged:
+    """Disks that somebody made to have a seal write what it should not, or to keep it busy."""
+
+    def test_a_frame_in_a_partition_is_no_seal(self, write):
+        """A guest's user can write such a file, and must not choose what an administrator's unseal makes current."""
+        image = disk()
+        at = len(image) // 512 - 20
+        saved = make_saved(b"zIPL" + b"evil" * 37, bytes(image[:0x98])).ljust(512, b"\0")
+        image[at * 512 : at * 512 + 1024] = make_header(at, 512, saved, 1) + saved
+        path = write(image)
+        with pytest.raises(SealRefused) as caught:
+            unseal_file(path)
+        assert caught.value.reason is SealReason.NOT_SEALED
+        assert path.read_bytes() == image
+        write_partition_table(image, [Partition(0x83, at + 2, 18)])
+        unseal_file(write(image))  # in front of all partitions it is one
+
+    def test_without_a_partition_table_nothing_is_put_back(self, write, signers):
+        path = write(disk())
+        seal_file(path, signers["A"])
+        content = bytearray(path.read_bytes())
+        content[446:512] = bytes(66)
+        path.write_bytes(content)
+        with pytest.raises(SealRefused) as caught:
+            unseal_file(path)
+        assert caught.value.reason is SealReason.NO_PARTITION_TABLE
+        assert path.read_bytes() == content
+
+    def test_tables_without_end(self, write, signers, monkeypatch):
+        """Time and memory are bounded; and no disk is sealed of which it is not known what all it boots."""
+        monkeypatch.setattr(seal_source, "MAX_TABLES_SIZE", 768 << 10)
+        seal_file(write(disk(block_size=4096, programs=[program(linux(size=0x12000))])), signers["A"])
+        many = {f"more{n}": Load(0x100000 + n * 4096, bytes(4096)) for n in range(60)}
+        programs = [program(linux(size=0x12000)), program(linux(size=0x12000), **many)]
+        path = write(disk(programs, block_size=4096))
+        for entries in (None, frozenset({0})):
+            text = refused(SealReason.BOOT_MAP_UNUSABLE, path, signers["A"], entries=entries)
+            assert "the tables of its boot map" in text
+
+    def test_a_table_in_a_frame_that_leads_to_a_large_component(self, write, signers):
+        """What lies in the room moves with the next seal, and what is larger than the room cannot."""
+        path = write(disk())
+        seal_file(path, signers["C"])  # adapts the parameters, so that their table lies in the room
+        content = bytearray(path.read_bytes())
+        view = inspect(Disk(str(path))).programs[0]
+        entries = {
+            int.from_bytes(content[at + 24 : at + 32], "big"): at
+            for at in range(view.table_block * 512 + 32, view.table_block * 512 + 512, 32)
+            if content[at + 23] == 2
+        }
+        table = int.from_bytes(content[entries[PARAMETERS] :][:8], "big")
+        assert table < FIRST
+        # The RAM disk, which may have any length, gets this table, and the table a long run.
+        here, there = entries[PARAMETERS], entries[0x50000]
+        content[here : here + 16], content[there : there + 16] = content[there : there + 16], content[here : here + 16]
+        struct.pack_into(">QHHI", content, table * 512, FIRST, 512, FIRST + 1, 0)
+        _mend_frames(content)
+        path.write_bytes(content)
+        assert "larger than the room" in refused(SealReason.NO_GAP, path, signers["A"])
 
 
 class TestRoom:

@@ -128,6 +128,11 @@ class TestRefusals:
     def test_mbr_bounds(self, entry):
         assert refused(mbr((0x83, *entry))) is SealReason.PARTITION_TABLE_INVALID
 
+    def test_an_entry_without_type_that_has_blocks(self):
+        """Linux makes a partition of it."""
+        assert refused(mbr((0x83, 2048, 10), (0, 1, 100))) is SealReason.PARTITION_TABLE_INVALID
+        assert len(read(mbr((0x83, 2048, 10), (0, 1, 0))).partitions) == 1
+
     @pytest.mark.parametrize("entry", [(33, 40), (4000, 3999), (4000, 4090), (4000, 1 << 63), (1 << 63, 1 << 63)])
     def test_gpt_bounds(self, entry):
         assert refused(gpt((LINUX_FILESYSTEM, *entry))) is SealReason.PARTITION_TABLE_INVALID

@@ -245,7 +245,9 @@ def _choose(path: str, program: FoundProgram, request: SealRequest, reader: Sour
                 f"the component at {component.address:#x} has {component.length} bytes, a machine verifies at most "
                 f"{MAX_COMPONENT_LENGTH}",
             )
-        if request.trusted is not None and component.signature is not None and component.signature.der:
+        signed = component.signature is not None and component.signature.der
+        if request.trusted is not None and (signed or not named):
+            # Without a signature nobody has answered for it: taking one away must not be the way around this.
             _check_signature(path, component, request, reader)
         chosen.append(component)
     if not chosen:
@@ -263,9 +265,17 @@ def _check_signature(path: str, component: FoundComponent, request: SealRequest,
     from sipl.crypto.verify import SignatureCheck, SignatureRejected
 
     found = component.signature
+    if found is None or not found.der:
+        raise SealRefused(
+            SealReason.FOREIGN_SIGNATURE,
+            path,
+            f"the component at {component.address:#x}, SHA-256 {component.digest}, has no signature that one of the "
+            "certificates could verify",
+            f"if you know what it is, say --component {component.address:#x}, or leave --boot-certs out",
+        )
     why = "no certificate is given"
     try:
-        check = SignatureCheck(reader.content(component.segments), b"" if found is None else found.der)
+        check = SignatureCheck(reader.content(component), found.der)
         check.look_at_named(request.trusted or ())
         for certificate in request.trusted or ():
             try:
@@ -320,11 +330,11 @@ def _sign(
         for component in program.components:
             new = component in signed
             kept = component.signature.der if component.signature is not None else b""
-            signature = sign(reader.content(component.segments)) if new else kept or None
+            signature = sign(reader.content(component)) if new else kept or None
             title = program.title(component) if component.sclab is not None else ""
             # The room that a former seal takes is free again when this one is in force.
             table = unpack(BlockPointer, component.entry.segment_table).block
-            moved = bytes(reader.content(component.segments)) if room.first <= table < room.end else None
+            moved = _moved(path, component, reader, room, block_size) if room.first <= table < room.end else None
             components.append(PlannedComponent(component, title, signature, new, moved))
         sizes = {c.found.address: len(c.signature) for c in components if c.signature is not None}
         mended = mended_parameters(path, program, sizes, reader, block_size) if program.wanted else None
@@ -333,6 +343,19 @@ def _sign(
             components = [_with_parameters(path, c, data, sign) if c.found is which else c for c in components]
         programs.append(PlannedProgram(program, tuple(components)))
     return tuple(programs)
+
+
+def _moved(path: str, component: FoundComponent, reader: SourceReader, room: FreeRoom, block_size: int) -> bytes:
+    """What a component holds whose tables lie in the room; only what a seal has put there can be so small."""
+    if component.length > room.blocks * block_size:
+        raise SealRefused(
+            SealReason.NO_GAP,
+            path,
+            f"the component at {component.address:#x} would have to move, and is larger than the room in front of the "
+            "first partition",
+            _IN_GUEST,
+        )
+    return bytes(reader.content(component))
 
 
 def _signature(path: str, signer: Signs, data: bytearray) -> bytes:

@@ -115,7 +115,7 @@ def mended_parameters(
             SealReason.WOULD_NOT_BOOT, path, f"program {program.numbers[0]}: the loader would refuse: {why}", _HINT
         )
     which = _parameters_component(program)
-    data = reader.content(which.segments)
+    data = reader.content(which)
     data[: size_of(Stage3Parameters)] = pack(fitting)
     return which, bytes(data)
 

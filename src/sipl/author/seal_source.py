@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 
 from sipl.author import loader
 from sipl.author.linux_image import read_linux_image
-from sipl.errors import SealRefused, UsageError
+from sipl.errors import ImageError, SealRefused, UsageError
 from sipl.firmware.blocks import BlockReader
 from sipl.firmware.boot_map import component_entries, read_program_table
 from sipl.firmware.offline import OfflineDisk
@@ -47,6 +47,9 @@ if TYPE_CHECKING:
 # All that a guest can load below the firmware, and what one disk may cost to read: programs share most components.
 MAX_PROGRAM_SIZE: Final = 2 << 30
 MAX_TOTAL_SIZE: Final = 8 << 30
+# Blocks of tables, in bytes: two million pointers, and what they name is kept in memory. A component of 2 GiB in pieces
+# of 4 KiB needs a quarter of it, 31 full programs of small components on 4096-byte blocks half.
+MAX_TABLES_SIZE: Final = 32 << 20
 
 
 class FoundSignature(NamedTuple):
@@ -152,6 +155,7 @@ class SourceReader:
         self._left = MAX_TOTAL_SIZE
         self._known: dict[Runs, tuple[str, Sclab | None, str | None]] = {}
         self._runs: set[tuple[int, int]] = set()
+        self._walked: dict[tuple[int, int], Segments] = {}
 
     def read(self, wanted: frozenset[int] | None, room: range) -> Source:
         """Read boot record, program table, and the programs with these numbers; None is all.
@@ -202,15 +206,28 @@ class SourceReader:
             try:
                 other.read(frozenset({number}), range(0))
             except (SealRefused, UsageError):
-                continue
+                # What cannot be read is used by nobody; what was not read could be.
+                if other._disk.exhausted:
+                    raise
         return frozenset(other._disk.met), frozenset(other._runs)
 
-    def content(self, segments: Segments) -> bytearray:
-        """All bytes of a component.
+    def content(self, component: FoundComponent) -> bytearray:
+        """All bytes of a component: the very bytes that were looked at, or none.
 
         Raises:
+            ImageError: the image has changed since.
             UndecidedError: the image cannot be read.
         """
+        data = self._all(component.segments)
+        if hashlib.sha256(data).hexdigest() != component.digest:
+            raise ImageError(
+                self._path,
+                f"the component at {component.address:#x} has changed since it was looked at",
+                "who else writes to the image?",
+            )
+        return data
+
+    def _all(self, segments: Segments) -> bytearray:
         data = bytearray()
         for chunk in self._disk.chunks(segments):
             data += chunk
@@ -266,19 +283,19 @@ class SourceReader:
 
     def _signature(self, reader: BlockReader, entry: ComponentEntry) -> FoundSignature:
         info = unpack(SignatureInfo, entry.value)
-        segments = walk_segment_tables(reader, unpack(BlockPointer, entry.segment_table).block, MAX_SIGNATURE_LENGTH)
+        segments = self._segments(reader, entry, MAX_SIGNATURE_LENGTH)
         runs = tuple(segments.runs())
         self._runs.update(runs)
         if max(segments.length, info.length) > MAX_SIGNATURE_LENGTH:
             return FoundSignature(entry, runs, b"\0")
-        return FoundSignature(entry, runs, bytes(self.content(segments)[: info.length]))
+        return FoundSignature(entry, runs, bytes(self._all(segments)[: info.length]))
 
     def _component(
         self, reader: BlockReader, entry: ComponentEntry, signature: FoundSignature | None
     ) -> FoundComponent:
         address = int.from_bytes(entry.value, "big")
         room = min(MAX_PROGRAM_SIZE, self._device.blocks * self._device.block_size)
-        segments = walk_segment_tables(reader, unpack(BlockPointer, entry.segment_table).block, room)
+        segments = self._segments(reader, entry, room)
         if segments.length > room:
             raise SealRefused(
                 SealReason.COMPONENT_TOO_LARGE,
@@ -290,6 +307,13 @@ class SourceReader:
         if runs not in self._known:
             self._known[runs] = self._look_at(segments)
         return FoundComponent(entry, address, segments, *self._known[runs], signature)
+
+    def _segments(self, reader: BlockReader, entry: ComponentEntry, room: int) -> Segments:
+        """What an entry leads to; menus name the same tables again and again."""
+        table = unpack(BlockPointer, entry.segment_table).block
+        if (table, room) not in self._walked:
+            self._walked[table, room] = walk_segment_tables(reader, table, room)
+        return self._walked[table, room]
 
     def _look_at(self, segments: Segments) -> tuple[str, Sclab | None, str | None]:
         """SHA-256, SCLAB and version of Linux of a component."""
@@ -342,13 +366,27 @@ def _linux_version(head: bytearray) -> str | None:
 
 
 class _Recorder(OfflineDisk):
-    """Remembers which blocks of metadata were read."""
+    """Remembers which blocks of metadata were read, and bounds how many."""
 
     def __init__(self, device: Blocks, label: str) -> None:
         super().__init__(device, label)
         self.met: set[int] = set()
+        self._left = MAX_TABLES_SIZE
+
+    @property
+    def exhausted(self) -> bool:
+        """Whether something was not read because there was enough before."""
+        return self._left < 0
 
     def read_blocks(self, subsystem_id: int, block: int, count: int, address: int) -> None:
+        self._left -= count * self.block_size
+        if self._left < 0:
+            raise SealRefused(
+                SealReason.BOOT_MAP_UNUSABLE,
+                self.label,
+                f"the tables of its boot map have more than {MAX_TABLES_SIZE >> 20} MiB",
+                "run zipl in the guest, or leave programs out with --entry",
+            )
         self.met.update(range(block, block + count))
         super().read_blocks(subsystem_id, block, count, address)
 

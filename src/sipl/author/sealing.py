@@ -18,6 +18,7 @@ from sipl.disk.free_room import find_frames
 from sipl.disk.image import Image
 from sipl.disk.open import open_image
 from sipl.disk.open_writer import open_writer
+from sipl.disk.partitions import read_partition_table
 from sipl.doctor.sparse_defect import find_sparse_defect
 from sipl.errors import SealRefused
 from sipl.ipl import verify
@@ -182,7 +183,7 @@ def unseal(disk: Disk, options: SealOptions = _DEFAULTS) -> UnsealReport:
     """Put the boot record back that a seal replaced: bytes 0 to 0x97 of block 0, and nothing else.
 
     Raises:
-        SealRefused: not-sealed; a reason of the image.
+        SealRefused: not-sealed; a reason of the image or of its partition table.
         UndecidedError: the image cannot be read or written; if it was written to, block 0 is the old or the new one.
     """
     allow, folder = options.allow_backing, options.backing_folder
@@ -204,7 +205,10 @@ def _former(disk: Disk, image: Image) -> tuple[int, bytes, bytes]:
     """Block size, block 0, and the boot record that a seal replaced."""
     block_size = disk.block_size or find_block_size(image)
     block0 = image.read(0, block_size)
-    saved = find_saved(image, block_size, find_frames(image, block_size), block0)
+    # What lies in a partition was written by whoever may write a file there, and is no word on block 0.
+    first = read_partition_table(image, block_size).partitions[0].first
+    frames = [frame for frame in find_frames(image, block_size) if frame.end <= first]
+    saved = find_saved(image, block_size, frames, block0)
     if saved is None or not saved.former.startswith(ZIPL_MAGIC):
         raise SealRefused(
             SealReason.NOT_SEALED,
@@ -307,7 +311,20 @@ class _Trial:
                 f"program {number} would not boot in secure mode when sealed: {why}",
                 findings[0].hint if findings else "",
             )
+        self._check_same(program, report)
         return report
+
+    def _check_same(self, program: PlannedProgram, report: Report) -> None:
+        """What is said of each component must be true of what was loaded, signed or not."""
+        for component, loaded in zip(program.components, report.components, strict=True):
+            if (component.found.address, _digest(component)) != (loaded.address, loaded.digest):
+                raise SealRefused(
+                    SealReason.WOULD_NOT_BOOT,
+                    self._disk.path,
+                    f"the component at {loaded.address:#x} is not what was looked at: it lies where a seal writes, or "
+                    "somebody else writes to the image",
+                    "run zipl in the guest",
+                )
 
 
 def _report(
@@ -345,13 +362,18 @@ def _sealed(program: PlannedProgram, parts: dict[int, str]) -> SealedProgram:
 def _sealed_component(component: PlannedComponent, parts: dict[int, str]) -> SealedComponent:
     found = component.found
     state = "unsigned" if component.signature is None else "signed" if component.new else "kept"
-    digest = found.digest
-    if component.data is not None:
-        import hashlib
-
-        digest = hashlib.sha256(component.data).hexdigest()
+    digest = _digest(component)
     what = component.title or parts.get(found.address, "")
     return SealedComponent(found.address, found.length, digest, what, state, digest != found.digest)
+
+
+def _digest(component: PlannedComponent) -> str:
+    """SHA-256, hex, of what is loaded."""
+    if component.data is None:
+        return component.found.digest
+    import hashlib
+
+    return hashlib.sha256(component.data).hexdigest()
 
 
 def _writes(plan: SealPlan) -> Iterable[SealWrite]:

@@ -65,7 +65,7 @@ def run(arguments: Sequence[str]) -> int:
         metavar="PATH",
         action="append",
         default=[],
-        help="sign what is signed already only if one of these certificates verifies it; can be repeated",
+        help="sign only what carries a signature that one of these certificates verifies; can be repeated",
     )
     parser.option("--dry-run", action="store_true", help="show what would be written, and write nothing")
     parser.option("--at", metavar="TIME", help="judge certificates at this time: ISO 8601, @SECONDS or now")

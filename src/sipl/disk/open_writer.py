@@ -43,11 +43,11 @@ def open_writer(
 
         def reopen() -> Image:
             image = open_image(file.path, allow_backing=allow_backing, backing_folder=backing_folder)
-            found = HostFile(file.path)
-            found.close()
-            if found.identity != file.identity:
+            try:
+                _open_same(file).close()
+            except BaseException:
                 image.close()
-                raise ImageError(file.path, "another file took the place of the image", "try again")
+                raise
             return image
 
         start = file.read(0, HEADER_V3_SIZE)
@@ -58,7 +58,7 @@ def open_writer(
         from sipl.disk.qcow2_header import read_header
         from sipl.disk.qcow2_writer import Qcow2Writer
 
-        readable = HostFile(file.path)
+        readable = _open_same(file)
         try:
             parameters = read_header(readable)
         finally:
@@ -67,6 +67,15 @@ def open_writer(
     except BaseException:
         file.close()
         raise
+
+
+def _open_same(file: WritableFile) -> HostFile:
+    """The file that is written to, opened once more for reading."""
+    found = HostFile(file.path)
+    if found.identity != file.identity:
+        found.close()
+        raise ImageError(file.path, "another file took the place of the image", "try again")
+    return found
 
 
 def _check_marks(path: str, start: bytes) -> None:

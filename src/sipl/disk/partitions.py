@@ -115,6 +115,9 @@ def _mbr_entries(image: Image, blocks: int) -> list[tuple[int, MbrEntry]]:
         if entry.status not in MBR_STATUSES:
             raise _none(image, f"entry {number + 1} in block 0 begins with {entry.status:#04x}")
         if entry.type == MBR_TYPE_EMPTY:
+            # Tools take it for unused, Linux for a partition: it looks at the size alone.
+            if entry.blocks:
+                raise _invalid(image, f"partition {number + 1} has {entry.blocks} blocks and no type")
             continue
         # The protective entry says what it can about a disk that is too large for it.
         if entry.type != MBR_TYPE_PROTECTIVE and not (
