@@ -27,7 +27,7 @@ sys.path.insert(0, str(ROOT))
 
 TARGETS = (
     "hand-over", "boot-map", "disk-image", "pkcs7", "x509", "pem", "signed-file", "sclab", "options", "report",
-    "diagnose",
+    "diagnose", "partitions", "seal", "qcow2-writer", "doctor", "linux-image", "recipe", "environment", "pkcs11-uri",
 )  # fmt: skip
 SECONDS = 30
 SLOWEST = 20  # seconds of one execution; none of what is parsed here takes a tenth of a second

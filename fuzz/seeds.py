@@ -10,6 +10,7 @@ from pathlib import Path
 
 from fuzz.choices import Choices
 from fuzz.disks import OLA, OPSW, PSW, Workshop, make_disk, shared_disks
+from fuzz.seal_disks import BIOS_BOOT, LINUX_FILESYSTEM, linux, write_frame, write_gpt, write_mbr
 from sipl.author import sclab
 from sipl.crypto.appended_signature import trailer
 
@@ -28,6 +29,36 @@ OPTIONS = (
     "512M",
     "2026-11-23T02:00:00+01:00",
     "@1795399200",
+)
+
+RECIPES = (
+    (
+        'default = "new"\n[[entry]]\nname = "new"\nkernel = "vmlinuz"\ninitrd = "initrd"\ncmdline = "root=${ROOT}"\n'
+        '[[entry]]\nname = "old"\nkernel = "/boot/vmlinuz.old"\n[environment]\nROOT = "/dev/vda1"\n_A9 = ""\n'
+    ),
+    "default = 2\n[[entry]]\nkernel = 'a'\n[[entry]]\nkernel = '''b\nc'''\n",
+    "entry = [{kernel = 'a', cmdline = \"\\u0041\"}]\n",
+    "default = 0x1\n# nothing\n",
+    "default = " + "1" * 5000,
+    "default = 0x" + "f" * 5000 + "\n[[entry]]\nkernel = 'a'\n",
+    "environment.A = 1979-05-27T07:32:00Z\n[[entry]]\nkernel = ['a', 1e9]\n",
+)
+ENVIRONMENTS = (
+    "# comment\n\nROOT=/dev/vda1\nQUIET=quiet splash\n_A9=\n",
+    "ROOT=1\nROOT=2\n",
+    "A=${B}\nB=${A}",
+    "no sign\n",
+    "9A=1\n",
+)
+PKCS11_URIS = (
+    (
+        "pkcs11:token=My%20token;manufacturer=m;serial=1;model=v2;slot-id=3;object=k%C3%A9y;id=%01%fe;type=private"
+        "?module-path=/usr/lib/x.so&pin-source=file:/run/pin"
+    ),
+    "pkcs11:object=key?pin-source=file://localhost/run/pin",
+    "pkcs11:token=t?pin-value=48151623&module-path=/x",
+    "token=t;pin-value=48151623",
+    "slot-id=4294967296;id=%",
 )
 
 
@@ -135,3 +166,49 @@ def choices():
     """Decisions: none, and some at random, always the same."""
     generator = random.Random(2)
     return [b"", *(generator.randbytes(generator.randrange(16, 64)) for _ in range(255))]
+
+
+def partitioned():
+    """Partition tables, with frames behind some, behind a byte that says how they are read (fuzz.author_targets)."""
+    found = []
+    for number, block_size in enumerate((512, 512, 512, 1024, 4096)):
+        for gpt in (False, True):
+            image = bytearray(random.Random(number).randbytes(152).ljust(14 * max(block_size, 2048), b"\0"))
+            total, first = len(image) // block_size, 9 if block_size == 4096 else 20
+            if gpt:
+                kinds = (LINUX_FILESYSTEM, BIOS_BOOT if number == 2 else LINUX_FILESYSTEM)
+                last = total - 2 - -(-512 // block_size)
+                write_gpt(image, block_size, [(kinds[0], first, last - 1), (kinds[1], last, last)])
+            else:
+                write_mbr(image, [(0, 0x83, first, 2), (0x80, 0x05, first + 2, total - first - 2)])
+            if number:
+                write_frame(image, block_size, 4, 2, 1)
+                write_frame(image, block_size, first - 2, 1, 2)
+            found.append(bytes([0x80 | (512, 1024, 2048, 4096).index(block_size)]) + bytes(image))
+    return found
+
+
+def examined():
+    """Choices and disks behind a byte that says which they are (fuzz.author_targets.doctor)."""
+    return [b"\1" + seed for seed in choices()[:64]] + [bytes([(seed[1] & 3) << 2]) + seed[2:] for seed in disks()]
+
+
+def kernels():
+    """What lies from the entry of a kernel on, behind the length of what lies at its start, and that."""
+    data = linux()
+    return [
+        struct.pack(">H", length) + data[:length] + data[0x10000:end]
+        for length, end in ((0x220, 0x10900), (0, 0x10900), (0x220, 0x10430), (0x20, 0x10000))
+    ]
+
+
+def recipes():
+    return [text.encode() for text in RECIPES]
+
+
+def environments():
+    return [text.encode() for text in ENVIRONMENTS]
+
+
+def pkcs11_uris():
+    return [text.encode() for text in PKCS11_URIS]

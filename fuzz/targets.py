@@ -5,21 +5,21 @@
 
 from __future__ import annotations
 
-import atexit
 import json
 import os
-import shutil
 import struct
-import tempfile
 from functools import cache
 from typing import NamedTuple
 
 import sipl.inspection
 import sipl.ipl
-from fuzz import seeds
+from fuzz import author_targets, seeds
 from fuzz.choices import Choices
-from fuzz.disks import MEMORY, NOW, Workshop
+from fuzz.disks import MEMORY, NOW
 from fuzz.hand_over import LONGEST_REPORT
+from fuzz.place import the_place
+from fuzz.qcow2_writes import CASE_LENGTH as QCOW2_LENGTH
+from fuzz.sealing import CASE_LENGTH as SEAL_LENGTH
 from fuzz.secure_boot import CASE_LENGTH, SecureBoot
 from sipl.author.file_signature import show_signature, signature_dict, signature_lines
 from sipl.author.signed_file import sign_file, strip_file
@@ -66,24 +66,6 @@ class Target(NamedTuple):
     fresh: int = 0
 
 
-class _Place:
-    """A folder and a certificate store for the targets that need files."""
-
-    def __init__(self):
-        in_memory = "/dev/shm"
-        self.folder = tempfile.mkdtemp(prefix="sipl-fuzz-", dir=in_memory if os.path.isdir(in_memory) else None)
-        atexit.register(shutil.rmtree, self.folder, ignore_errors=True)
-        self.shop = Workshop()
-        self.certificates = tuple(self.shop.path(name) for name in ("rsa", "ec"))
-
-    def write(self, name, data):
-        path = os.path.join(self.folder, name)
-        with open(path, "wb") as file:
-            file.write(data)
-        return path
-
-
-_place = cache(_Place)
 _secure = cache(SecureBoot)
 
 
@@ -109,7 +91,7 @@ def _check_json(report):
 
 def boot_map(data):
     """The whole boot side on a disk of any content: a byte for the mode, one for the block size, the image."""
-    place = _place()
+    place = the_place()
     mode, size, image = data[:1], data[1:2], data[2:]
     path = place.write("disk", image)
     block_size = BLOCK_SIZES[size[0] % 4] if size else None
@@ -143,7 +125,7 @@ def _hand_over_summary():
 
 def disk_image(data):
     """Image files of any content: qcow2 by its magic, else raw; both ends are read."""
-    path = _place().write("image", data)
+    path = the_place().write("image", data)
     try:
         with open_image(path) as image:
             assert image.size % 512 == 0
@@ -177,7 +159,7 @@ def pkcs7(data):
 
 @cache
 def _signers():
-    place = _place()
+    place = the_place()
     paths = [place.shop.path(name) for name in ("rsa", "ec", "usage")]
     own = [_read(path) for path in paths]
     return [Certificate.from_pem(pem) for pem in own]
@@ -222,7 +204,7 @@ def x509(data):
 
 @cache
 def _own_signatures():
-    return [_place().shop.sign(b"component", name) for name in ("rsa", "ec")]
+    return [the_place().shop.sign(b"component", name) for name in ("rsa", "ec")]
 
 
 def pem(data):
@@ -233,7 +215,7 @@ def pem(data):
         _use_certificate(Certificate.from_pem(data))
     except SiplError as error:
         assert str(error).isprintable()
-    path = _place().write("file.pem", data)
+    path = the_place().write("file.pem", data)
     try:
         assert CertStore.load([path], lambda *_: None).count == 1
     except SiplError as error:
@@ -242,7 +224,7 @@ def pem(data):
 
 def signed_file(data):
     """Files with an appended signature of any content: shown, stripped, and signed by a key of ours."""
-    place = _place()
+    place = the_place()
     path, out = place.write("signed", data), os.path.join(place.folder, "out")
     view = show_signature(path, place.certificates, NOW)
     assert all(line.isprintable() for line in signature_lines(view, quiet=False, verbose=True))
@@ -268,7 +250,7 @@ def signed_file(data):
 
 @cache
 def _signer():
-    place = _place()
+    place = the_place()
     return Signer(place.shop.key("rsa"), Certificate.from_pem(_read(place.shop.path("rsa"))), now=NOW)
 
 
@@ -376,7 +358,7 @@ def _read_report(block, components, psw, indicators, certificates):
 @cache
 def _machine():
     model = cpu_model.parse_cpu("qemu")
-    store = CertStore.load(_place().certificates, lambda *_: None)
+    store = CertStore.load(the_place().certificates, lambda *_: None)
     machine = Machine(MachineOptions(secure_boot=True, memory=MEMORY), model, [], store, b"\x40" * 8, lambda: NOW)
     machine.ipl_device.prepare_ipl(machine.memory)
     return machine
@@ -419,4 +401,12 @@ TARGETS = {
     "options": Target(machine_options, seeds.options),
     "report": Target(report, seeds.choices, fresh=CASE_LENGTH),
     "diagnose": Target(diagnose, seeds.choices, fresh=CASE_LENGTH),
+    "partitions": Target(author_targets.partitions, seeds.partitioned),
+    "seal": Target(author_targets.seal, seeds.choices, author_targets.seal_summary, SEAL_LENGTH),
+    "qcow2-writer": Target(author_targets.qcow2_writer, seeds.choices, author_targets.qcow2_summary, QCOW2_LENGTH),
+    "doctor": Target(author_targets.doctor, seeds.examined),
+    "linux-image": Target(author_targets.linux_image, seeds.kernels),
+    "recipe": Target(author_targets.recipes, seeds.recipes),
+    "environment": Target(author_targets.environments, seeds.environments),
+    "pkcs11-uri": Target(author_targets.pkcs11_uri, seeds.pkcs11_uris),
 }

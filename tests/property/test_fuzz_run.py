@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -110,3 +111,11 @@ def test_every_target_has_a_harness():
     from fuzz.targets import TARGETS
 
     assert set(driver.TARGETS) == set(TARGETS)
+
+
+def test_the_page_names_every_target():
+    from fuzz import run as driver
+
+    page = (ROOT / "docs" / "fuzzing.md").read_text("utf-8")
+    rows = [line.split("|")[1] for line in page.splitlines() if line.startswith("| `")]
+    assert sorted(name for row in rows for name in re.findall("`([^`]+)`", row)) == sorted(driver.TARGETS)

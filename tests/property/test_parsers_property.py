@@ -14,7 +14,10 @@ from hypothesis import strategies as st
 # not counted here, it is bounded by the machine's.
 SECONDS = 5
 MEMORY = 8 << 20
-NAMES = ("boot-map", "disk-image", "pkcs7", "x509", "pem", "signed-file", "sclab", "options", "report", "diagnose")
+NAMES = (
+    "boot-map", "disk-image", "pkcs7", "x509", "pem", "signed-file", "sclab", "options", "report", "diagnose",
+    "partitions", "doctor", "linux-image", "recipe", "environment", "pkcs11-uri",
+)  # fmt: skip
 
 
 @cache
