@@ -31,6 +31,9 @@ SOURCE = 0x60000
 REAL_PAGES = 3
 ALIASES = 3
 FIRST_ALIAS = 0x80000
+FOR_DATA = ALIASES - 1  # the alias at which nothing may be executed, once CR0 says so
+NO_CODE = 0x100
+EXECUTION_PROTECTION = 0x100000  # of CR0
 
 DATA = 0x800
 # Where routines lie in a page: at a boundary, at none, and across two words of a map with a bit for each byte.
@@ -61,9 +64,14 @@ def real(address: int) -> int:
     return SPARE + (page % REAL_PAGES) * 0x1000 + address % 0x1000 if 0 <= page < ALIASES * REAL_PAGES else address
 
 
+def no_code(page: int) -> int:
+    """The bit of a page-table entry that forbids code: in the last alias it is on."""
+    return NO_CODE if virtual(0, FOR_DATA) <= page << 12 < virtual(0, ALIASES) else 0
+
+
 def tables() -> list[Load]:
     """A segment table and page tables for the memory."""
-    pages = b"".join(real(page << 12).to_bytes(8, "big") for page in range(MEMORY >> 12))
+    pages = b"".join((real(page << 12) | no_code(page)).to_bytes(8, "big") for page in range(MEMORY >> 12))
     segments = [PAGE_TABLES + 0x800 * number for number in range(MEMORY >> 20)]
     segments += [INVALID_SEGMENT] * (512 - len(segments))
     return [Load(SEGMENTS, b"".join(entry.to_bytes(8, "big") for entry in segments)), Load(PAGE_TABLES, pages)]
@@ -78,6 +86,10 @@ class Story:
         self.translated = True
         self.asm = program().put(0x6000, SEGMENTS.to_bytes(8, "big")).load(12, 0x6000)
         self.asm.rxy(0xEB2F, 1, 12, index=1).load(10, RESULTS).go(DAT)  # LCTLG
+
+    def protect(self) -> None:
+        """From now on pages that are not for code hold none."""
+        self.asm.put(0x6008, EXECUTION_PROTECTION.to_bytes(8, "big")).load(12, 0x6008).rxy(0xEB2F, 0, 12, index=0)
 
     def translate(self, on: bool) -> None:
         self.translated = on
@@ -150,6 +162,27 @@ def test_a_store_is_seen(lab, request, way, slot, often, alias):
         story.store_data(virtual(0, alias), OFTEN)
     story.put(virtual(0, alias) + slot, 2, way)
     story.call(virtual(0, 0) + slot)
+    story.check(lab)
+
+
+@pytest.mark.parametrize("protected", [False, True], ids=["before", "protected"])
+@pytest.mark.parametrize("way", WAYS[:-1])
+def test_a_store_at_an_address_for_data_is_seen(lab, way, protected):
+    """Stores to pages that cannot be executed are fast, unless they can be executed at another address."""
+    story = Story()
+    if protected:
+        story.protect()
+    story.store_data(virtual(0, FOR_DATA), OFTEN)
+    for number in range(1, 6, 2):
+        story.put(virtual(0, 0) + 0x100, number)
+        story.put(virtual(0, 0) + 0x206, number)
+        story.call(virtual(0, 0) + 0x100)
+        story.call(virtual(0, 0) + 0x206)
+        story.store_data(virtual(0, FOR_DATA), 2)
+        story.put(virtual(0, FOR_DATA) + 0x100, number + 1, way)
+        story.put(virtual(0, FOR_DATA) + 0x206, number + 1, way)
+        story.call(virtual(0, 0) + 0x100)
+        story.call(virtual(0, 0) + 0x206)
     story.check(lab)
 
 
