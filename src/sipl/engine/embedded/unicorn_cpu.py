@@ -194,8 +194,8 @@ class UnicornCpu:
         if error:
             raise UnicornError("embedded CPU", f"memory was refused (error {error})", "this is a bug of sipl")
         self._executable[chunk] = 1
-        # From now on no store here may be fast, not even through an address at which nothing can be executed: the code may
-        # be executed through another one. Unicorn keeps stores slow where there is a hook of this kind.
+        # From now on no store here may be fast, not even through an address at which nothing can be executed: the code
+        # may be executed through another one. Unicorn keeps stores slow where there is a hook of this kind.
         self._add_hook(UC_HOOK_MEM_FETCH_PROT, _NEVER_CALLED, at, at + self._chunk - 1)
         self.flush_tlb()
         return True
