@@ -14,6 +14,8 @@ from hypothesis import strategies as st
 # not counted here, it is bounded by the machine's.
 SECONDS = 5
 MEMORY = 8 << 20
+# What the doctor gets may be choices, by which a disk of some MiB is made in memory first.
+MORE_MEMORY = {"doctor": 64 << 20}
 NAMES = (
     "boot-map", "disk-image", "pkcs7", "x509", "pem", "signed-file", "sclab", "options", "report", "diagnose",
     "partitions", "doctor", "linux-image", "recipe", "environment", "pkcs11-uri",
@@ -60,7 +62,7 @@ def test_only_own_errors_in_bounded_time_and_memory(name, data):
         _, peak = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()
-    assert peak < MEMORY
+    assert peak < MORE_MEMORY.get(name, MEMORY)
     assert time.monotonic() - started < SECONDS
 
 
