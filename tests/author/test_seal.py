@@ -616,6 +616,20 @@ class TestMeanwhile:
         self.refused(path, SealRefused, "not what was looked", lambda: seal_file(path, signers["A"], step=step))
 
 
+    def test_a_component_less_while_block_0_is_written(self, write, signers):
+        """The table in the gap ends before the RAM disk, and everything that is left is as it was."""
+        path = write(disk())
+
+        def step(what):
+            if what == "write block 0":
+                gap = path.read_bytes()[: 20 * 512]
+                at = gap.index(b"\2" + (0x50000).to_bytes(8, "big")) - 23
+                execute = gap.index(b"\1" + seal_lab.PSW.to_bytes(8, "big"), at) - 23
+                self.overwrite(path, at, gap[execute : execute + 32])
+
+        self.refused(path, SealRefused, "not what was looked", lambda: seal_file(path, signers["A"], step=step))
+
+
 class TestForged:
     """Disks that somebody made to have a seal write what it should not, or to keep it busy."""
 

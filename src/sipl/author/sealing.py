@@ -316,15 +316,15 @@ class _Trial:
 
     def _check_same(self, program: PlannedProgram, report: Report) -> None:
         """What is said of each component must be true of what was loaded, signed or not."""
-        for component, loaded in zip(program.components, report.components, strict=True):
-            if (component.found.address, _digest(component)) != (loaded.address, loaded.digest):
-                raise SealRefused(
-                    SealReason.WOULD_NOT_BOOT,
-                    self._disk.path,
-                    f"the component at {loaded.address:#x} is not what was looked at: it lies where a seal writes, or "
-                    "somebody else writes to the image",
-                    "run zipl in the guest",
-                )
+        looked_at = [(component.found.address, _digest(component)) for component in program.components]
+        if looked_at != [(component.address, component.digest) for component in report.components]:
+            raise SealRefused(
+                SealReason.WOULD_NOT_BOOT,
+                self._disk.path,
+                "what boots is not what was looked at: a part of it lies where a seal writes, or somebody else writes "
+                "to the image",
+                "run zipl in the guest",
+            )
 
 
 def _report(
