@@ -119,23 +119,14 @@ def _faults(
 
 def _verify(covered: memoryview, signature: bytes, store: CertStore, now: int) -> tuple[str | None, str | None]:
     """Name of the certificate that verifies, and why none does."""
-    from sipl.crypto.verify import SignatureCheck, SignatureRejected
+    from sipl.crypto.verify import SignatureCheck, SignatureRejected, find_signer
 
-    why = "there is no certificate"
     try:
         check = SignatureCheck(covered, signature)
-        certificates = [entry.certificate for entry in store.entries]
-        check.look_at_named(certificates)
-        for entry in store.entries:
-            try:
-                check.verify(entry.certificate, now)
-            except SignatureRejected as error:
-                why = error.why
-            else:
-                return printable(entry.path), None
+        index = find_signer(check, [entry.certificate for entry in store.entries], now)
     except SignatureRejected as error:
-        why = error.why
-    return None, why
+        return None, error.why
+    return printable(store.entries[index].path), None
 
 
 def signature_dict(view: FileSignature) -> dict[str, Any]:

@@ -262,7 +262,7 @@ def _choose(path: str, program: FoundProgram, request: SealRequest, reader: Sour
 
 def _check_signature(path: str, component: FoundComponent, request: SealRequest, reader: SourceReader) -> None:
     """One of the trusted certificates must have made the signature that is there."""
-    from sipl.crypto.verify import SignatureCheck, SignatureRejected
+    from sipl.crypto.verify import SignatureCheck, SignatureRejected, find_signer
 
     found = component.signature
     if found is None or not found.der:
@@ -273,25 +273,15 @@ def _check_signature(path: str, component: FoundComponent, request: SealRequest,
             "certificates could verify",
             f"if you know what it is, say --component {component.address:#x}, or leave --boot-certs out",
         )
-    why = "no certificate is given"
     try:
-        check = SignatureCheck(reader.content(component), found.der)
-        check.look_at_named(request.trusted or ())
-        for certificate in request.trusted or ():
-            try:
-                check.verify(certificate, request.now)
-            except SignatureRejected as error:
-                why = error.why
-            else:
-                return
+        find_signer(SignatureCheck(reader.content(component), found.der), request.trusted or (), request.now)
     except SignatureRejected as error:
-        why = error.why
-    raise SealRefused(
-        SealReason.FOREIGN_SIGNATURE,
-        path,
-        f"the signature that the component at {component.address:#x} has does not verify: {why}",
-        "name its signer with --boot-certs, or leave --boot-certs out to sign whatever is there",
-    )
+        raise SealRefused(
+            SealReason.FOREIGN_SIGNATURE,
+            path,
+            f"the signature that the component at {component.address:#x} has does not verify: {error.why}",
+            "name its signer with --boot-certs, or leave --boot-certs out to sign whatever is there",
+        ) from None
 
 
 def _check_named(

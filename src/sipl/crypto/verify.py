@@ -18,7 +18,7 @@ from sipl.crypto.pkcs7 import SignedData
 from sipl.errors import SiplError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Sequence
 
     from sipl.crypto.certificate import Certificate
     from sipl.crypto.keys import PublicKey
@@ -195,3 +195,34 @@ class SignatureCheck:
         """Does the signature name this certificate? That only helps to explain; anybody can write any name there."""
         signer = self._signer
         return signer.issuer_der == certificate.issuer_der and signer.serial == certificate.serial
+
+
+# What tells most about a refusal: that the key of a certificate did sign, before "no certificate matches".
+_MOST_TELLING: Final = (
+    RejectionKind.KEY_USAGE,
+    RejectionKind.EXPIRED,
+    RejectionKind.NOT_YET_VALID,
+    RejectionKind.DIGEST_MISMATCH,
+    RejectionKind.BAD_SIGNATURE,
+    RejectionKind.KEY_UNSUPPORTED,
+)
+
+
+def find_signer(check: SignatureCheck, certificates: Sequence[Certificate], now: int) -> int:
+    """Index of the first certificate with which the signature verifies; `now` is in seconds since 1970.
+
+    Raises:
+        SignatureRejected: there is none; of all reasons the one that tells most.
+    """
+    check.look_at_named(certificates)
+    # Texts, not exceptions: their frames would keep the view on the component alive.
+    refusals: dict[RejectionKind, str] = {}
+    for index, certificate in enumerate(certificates):
+        try:
+            check.verify(certificate, now)
+        except SignatureRejected as error:
+            refusals.setdefault(error.kind, error.why)
+        else:
+            return index
+    kind = next((kind for kind in _MOST_TELLING if kind in refusals), RejectionKind.NO_KEY_MATCH)
+    raise SignatureRejected(kind, refusals[kind] if kind in _MOST_TELLING else "no certificate of the store matches")

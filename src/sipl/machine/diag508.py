@@ -17,7 +17,6 @@ from sipl.layout.record import pack, unpack
 from sipl.machine.interruption import ProgramCode, ProgramInterruption
 
 if TYPE_CHECKING:
-    from sipl.crypto.verify import RejectionKind
     from sipl.machine.cert_store import CertStore
     from sipl.machine.cpu import Cpu
 
@@ -101,40 +100,16 @@ def _try_certificates(
     verification: Verification, store: CertStore, now: int, component: memoryview, signature: bytes
 ) -> None:
     """Take the first certificate, in store order, with which the signature verifies; else say why none does."""
-    from sipl.crypto.verify import SignatureCheck, SignatureRejected
+    from sipl.crypto.verify import SignatureCheck, SignatureRejected, find_signer
 
-    # Texts, not exceptions: their frames would keep the view on guest memory alive.
-    refusals: dict[RejectionKind, str] = {}
+    certificates = [entry.certificate for entry in store.entries]
     try:
         check = SignatureCheck(component, signature)
+        verification.digests = check.digests
+        index = find_signer(check, certificates, now)
     except SignatureRejected as error:
         verification.why = error.why
         return
-    verification.digests = check.digests
-    check.look_at_named(entry.certificate for entry in store.entries)
-    for index, entry in enumerate(store.entries):
-        try:
-            check.verify(entry.certificate, now)
-        except SignatureRejected as error:
-            refusals.setdefault(error.kind, error.why)
-            continue
-        verification.response = ResponseCode.OK
-        verification.store_index = index
-        verification.weaknesses = tuple(check.weaknesses(entry.certificate))
-        return
-    verification.why = _most_telling(refusals)
-
-
-def _most_telling(refusals: dict[RejectionKind, str]) -> str:
-    """The refusal that tells most: that of a certificate whose key did sign, before "no certificate matches"."""
-    from sipl.crypto.verify import RejectionKind
-
-    order = (
-        RejectionKind.KEY_USAGE,
-        RejectionKind.EXPIRED,
-        RejectionKind.NOT_YET_VALID,
-        RejectionKind.DIGEST_MISMATCH,
-        RejectionKind.BAD_SIGNATURE,
-        RejectionKind.KEY_UNSUPPORTED,
-    )
-    return next((refusals[kind] for kind in order if kind in refusals), "no certificate of the store matches")
+    verification.response = ResponseCode.OK
+    verification.store_index = index
+    verification.weaknesses = tuple(check.weaknesses(certificates[index]))
