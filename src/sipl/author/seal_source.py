@@ -14,6 +14,7 @@ from sipl.errors import ImageError, SealRefused, UsageError
 from sipl.firmware.blocks import BlockReader
 from sipl.firmware.boot_map import component_entries, read_program_table
 from sipl.firmware.offline import OfflineDisk
+from sipl.firmware.sclab import located_length, sclab_at_end
 from sipl.firmware.segments import walk_segment_tables
 from sipl.firmware.verdict import FirmwareStop, Judge
 from sipl.layout.boot_record import (
@@ -30,8 +31,8 @@ from sipl.layout.boot_record import (
 from sipl.layout.diag508 import MAX_SIGNATURE_LENGTH
 from sipl.layout.linux import LINUX_AREA_OFFSET, LINUX_ENTRY_OFFSET
 from sipl.layout.lowcore import PSW_ADDRESS_MASK
-from sipl.layout.record import size_of, unpack
-from sipl.layout.sclab import SCLAB_MAGIC, SCLAB_MIN_LENGTH, Sclab, SclabFlags, SclabLocator
+from sipl.layout.record import unpack
+from sipl.layout.sclab import Sclab, SclabFlags
 from sipl.layout.stage3 import KERNEL_ADDRESS, STAGE3_ENTRY, STAGE3_LENGTH, STAGE3_PSW
 from sipl.reasons import SealReason
 
@@ -346,14 +347,8 @@ _HEAD: Final = 4 << 20
 
 def read_sclab(tail: bytes) -> Sclab | None:
     """The SCLAB whose locator is the end of `tail`; a length that is not possible gives one of zeros."""
-    if len(tail) < size_of(SclabLocator):
-        return None
-    locator = unpack(SclabLocator, tail, len(tail) - size_of(SclabLocator))
-    if locator.magic != SCLAB_MAGIC:
-        return None
-    if not SCLAB_MIN_LENGTH <= locator.length <= len(tail):
-        return Sclab(0, 0, 0, 0)
-    return unpack(Sclab, tail, len(tail) - locator.length)
+    length = located_length(tail)
+    return None if length is None else sclab_at_end(tail, length) or Sclab(0, 0, 0, 0)
 
 
 def _linux_version(head: bytearray) -> str | None:

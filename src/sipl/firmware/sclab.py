@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from sipl.firmware.components import Component
     from sipl.firmware.platform import Storage
     from sipl.firmware.verdict import Judge
+    from sipl.layout.record import Buffer
 
 _LOCATOR_SIZE = size_of(SclabLocator)
 
@@ -30,6 +31,19 @@ class SclabCount:
     def forbids_unsigned(self) -> bool:
         """Whether the first global SCLAB says NUC, no unsigned components."""
         return self.first_global is not None and bool(self.first_global.flags & SclabFlags.NUC)
+
+
+def located_length(end: Buffer) -> int | None:
+    """Length of the SCLAB that a component states in its last bytes, `end`; None where it carries none."""
+    if len(end) < _LOCATOR_SIZE:
+        return None
+    locator = unpack(SclabLocator, end, len(end) - _LOCATOR_SIZE)
+    return locator.length if locator.magic == SCLAB_MAGIC else None
+
+
+def sclab_at_end(end: Buffer, length: int) -> Sclab | None:
+    """The SCLAB of a stated length at the end of a component; None where it cannot have this length."""
+    return unpack(Sclab, end, len(end) - length) if SCLAB_MIN_LENGTH <= length <= len(end) else None
 
 
 def check_sclab(platform: Storage, component: Component, count: SclabCount, judge: Judge) -> None:
@@ -55,20 +69,17 @@ def _broken(judge: Judge, component: Component, reason: Reason, indicator: int, 
 
 def _find(platform: Storage, component: Component, judge: Judge) -> Sclab | None:
     """Follow the locator; None where there is no SCLAB to check, after saying so."""
-    locator = None
-    if component.length >= _LOCATOR_SIZE:
-        locator = unpack(SclabLocator, platform.load(component.end - _LOCATOR_SIZE, _LOCATOR_SIZE))
-    if locator is None or locator.magic != SCLAB_MAGIC:
+    size = min(_LOCATOR_SIZE, component.length)
+    length = located_length(platform.load(component.end - size, size))
+    if length is None:
         message = "it is signed, but carries no code loading attributes (SCLAB) in its last bytes"
         _broken(judge, component, Reason.SCLAB_MISSING, Cei.INVALID_SCLAB, message)
         return None
-    if not SCLAB_MIN_LENGTH <= locator.length <= component.length:
-        message = (
-            f"its SCLAB has length {locator.length}, at least {SCLAB_MIN_LENGTH} and at most its own length is possible"
-        )
+    if not SCLAB_MIN_LENGTH <= length <= component.length:
+        message = f"its SCLAB has length {length}, at least {SCLAB_MIN_LENGTH} and at most its own length is possible"
         _broken(judge, component, Reason.SCLAB_LENGTH, Cei.INVALID_SCLAB | Cei.SCLAB_LENGTH, message)
         return None
-    return unpack(Sclab, platform.load(component.end - locator.length, size_of(Sclab)))
+    return unpack(Sclab, platform.load(component.end - length, size_of(Sclab)))
 
 
 def _check_format(sclab: Sclab, component: Component, judge: Judge) -> None:

@@ -10,6 +10,7 @@ from sipl.firmware.blocks import BlockReader
 from sipl.firmware.boot_map import component_entries, read_program_table
 from sipl.firmware.offline import OfflineDisk
 from sipl.firmware.parts import in_order_of_weight, name_parts
+from sipl.firmware.sclab import located_length, sclab_at_end
 from sipl.firmware.segments import Segments, walk_segment_tables
 from sipl.firmware.verdict import FirmwareStop, Judge
 from sipl.layout.boot_record import (
@@ -22,7 +23,7 @@ from sipl.layout.boot_record import (
 )
 from sipl.layout.diag508 import MAX_SIGNATURE_LENGTH
 from sipl.layout.record import size_of, unpack
-from sipl.layout.sclab import SCLAB_MAGIC, SCLAB_MIN_LENGTH, Sclab, SclabFlags, SclabLocator
+from sipl.layout.sclab import SclabFlags
 from sipl.layout.stage3 import STAGE3_PARAMETERS, Stage3Parameters
 from sipl.survey.model import BootMapView, ComponentView, ProgramView, Run, SclabView, SignatureView
 from sipl.text import printable
@@ -212,13 +213,11 @@ def _component(
 
 def read_sclab(tail: bytes) -> SclabView | None:
     """The SCLAB at the end of a component, of which `tail` is the last part; None where there is none."""
-    if len(tail) < size_of(SclabLocator):
+    length = located_length(tail)
+    if length is None:
         return None
-    locator = unpack(SclabLocator, tail, len(tail) - size_of(SclabLocator))
-    if locator.magic != SCLAB_MAGIC:
-        return None
-    if not SCLAB_MIN_LENGTH <= locator.length <= len(tail):
-        return SclabView(locator.length, 0, (), "", 0, "its length is not possible")
-    sclab = unpack(Sclab, tail, len(tail) - locator.length)
+    sclab = sclab_at_end(tail, length)
+    if sclab is None:
+        return SclabView(length, 0, (), "", 0, "its length is not possible")
     names = tuple(flag.name or "" for flag in SclabFlags if sclab.flags & flag)
-    return SclabView(locator.length, sclab.format, names, f"{sclab.load_psw:016x}", sclab.load_address, None)
+    return SclabView(length, sclab.format, names, f"{sclab.load_psw:016x}", sclab.load_address, None)
