@@ -24,7 +24,8 @@ if TYPE_CHECKING:
     from sipl.author.key_files import KeyFiles, make_key
     from sipl.author.mkdisk import MadeComponent, MadeDisk, MadeEntry, WouldNotBoot, make_disk
     from sipl.author.recipe import BootEntry, Recipe, make_recipe, read_recipe
-    from sipl.author.sealing import SealOptions, SealReport, UnsealReport, seal, unseal
+    from sipl.author.seal_report import SealReport, UnsealReport
+    from sipl.author.sealing import SealOptions, seal, unseal
     from sipl.author.signed_file import FileSigned, sign_file, strip_file
     from sipl.author.signer import Signer, open_signer
     from sipl.author.two_step import attach_signature, prepare_signature
@@ -132,7 +133,8 @@ _PLACES: Final = {
     "sipl.author.key_files": "KeyFiles make_key",
     "sipl.author.mkdisk": "MadeComponent MadeDisk MadeEntry WouldNotBoot make_disk",
     "sipl.author.recipe": "BootEntry Recipe make_recipe read_recipe",
-    "sipl.author.sealing": "SealOptions SealReport UnsealReport seal unseal",
+    "sipl.author.seal_report": "SealReport UnsealReport",
+    "sipl.author.sealing": "SealOptions seal unseal",
     "sipl.author.signed_file": "FileSigned sign_file strip_file",
     "sipl.author.signer": "Signer open_signer",
     "sipl.author.two_step": "attach_signature prepare_signature",

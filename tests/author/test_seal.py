@@ -615,7 +615,6 @@ class TestMeanwhile:
 
         self.refused(path, SealRefused, "not what was looked", lambda: seal_file(path, signers["A"], step=step))
 
-
     def test_a_component_less_while_block_0_is_written(self, write, signers):
         """The table in the gap ends before the RAM disk, and everything that is left is as it was."""
         path = write(disk())

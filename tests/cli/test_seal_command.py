@@ -9,7 +9,7 @@ import pytest
 import seal_lab
 from seal_lab import disk, linux, program
 
-from sipl.author.sealing import SealReport, UnsealReport
+from sipl.author.seal_report import SealReport, UnsealReport
 from sipl.crypto import signing
 
 AT = f"@{seal_lab.AT}"

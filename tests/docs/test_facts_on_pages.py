@@ -346,18 +346,18 @@ def certificate_problems():
 
 
 def test_fields_of_the_seal_reports():
-    from sipl.author import sealing
+    from sipl.author import seal_report
 
     text = page_text("sealing.md")
     stated = documented(table_after(text, "field of sipl.seal/1"))
-    assert stated == sorted(("schema", *sealing.SealReport._fields))
-    assert documented(table_after(text, "field of a program")) == sorted(sealing.SealedProgram._fields)
+    assert stated == sorted(("schema", *seal_report.SealReport._fields))
+    assert documented(table_after(text, "field of a program")) == sorted(seal_report.SealedProgram._fields)
     stated = documented(table_after(text, "field of sipl.unseal/1"))
-    assert stated == sorted(("schema", *sealing.UnsealReport._fields))
+    assert stated == sorted(("schema", *seal_report.UnsealReport._fields))
     (parts,) = [row[1] for row in rows(table_after(text, "field of a program")) if names(row[0]) == ["components"]]
-    assert set(sealing.SealedComponent._fields) <= set(names(parts))
+    assert set(seal_report.SealedComponent._fields) <= set(names(parts))
     (writes,) = [row[1] for row in rows(table_after(text, "field of sipl.seal/1")) if names(row[0]) == ["writes"]]
-    assert set(names(writes)) == set(sealing.SealWrite._fields)
+    assert set(names(writes)) == set(seal_report.SealWrite._fields)
 
 
 def test_layout_of_the_seal_room():

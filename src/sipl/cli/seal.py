@@ -109,7 +109,8 @@ def _seal_all(given: argparse.Namespace) -> int:
 
 
 def _seal(disk: Disk, signer: Signer, given: argparse.Namespace, now: int | None) -> int:
-    from sipl.author.sealing import SEAL_SCHEMA, SealOptions, refusal_dict, seal, seal_dict, seal_lines
+    from sipl.author.seal_report import SEAL_SCHEMA, refusal_dict, seal_dict, seal_lines
+    from sipl.author.sealing import SealOptions, seal
 
     progress = StepProgress(sys.stderr, disk.path, shown=not given.quiet)
     options = SealOptions(

@@ -37,7 +37,8 @@ def run(arguments: Sequence[str]) -> int:
 
 
 def _unseal(disk: Disk, given: argparse.Namespace) -> int:
-    from sipl.author.sealing import UNSEAL_SCHEMA, SealOptions, refusal_dict, unseal, unseal_dict, unseal_lines
+    from sipl.author.seal_report import UNSEAL_SCHEMA, refusal_dict, unseal_dict, unseal_lines
+    from sipl.author.sealing import SealOptions, unseal
 
     options = SealOptions(
         dry_run=given.dry_run,
