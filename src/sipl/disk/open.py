@@ -42,20 +42,10 @@ def open_image(
         ImageFormatError: the image is damaged, or asks for something that sipl does not read or was not allowed.
         UsageError: `backing_folder` without `allow_backing`, or no folder.
     """
-    folder: str | None = None
-    if backing_folder is not None:
-        folder = os.fspath(backing_folder)
-        if not allow_backing:
-            raise UsageError(folder, "a folder for backing files is given, but they are not allowed", "allow them too")
-        if not os.path.isdir(folder):
-            raise UsageError(folder, "the folder for backing files is no folder")
+    folder = companions_folder(path, allow_backing=allow_backing, backing_folder=backing_folder)
     file = HostFile(path)
-    if allow_backing and folder is None:
-        folder = os.path.split(file.path)[0] or os.curdir
     try:
-        start = bytes(file.read(0, min(file.size, _LOOK)))
-        if not start.startswith(QCOW2_MAGIC):
-            _refuse_containers(file.path, start)
+        if find_format(file) == "raw":
             return RawImage(file)
         companions = Companions(folder)
         companions.enter(file)
@@ -65,6 +55,38 @@ def open_image(
     from sipl.disk.qcow2 import open_qcow2
 
     return open_qcow2(file, companions)
+
+
+def companions_folder(
+    path: str | os.PathLike[str], *, allow_backing: bool, backing_folder: str | os.PathLike[str] | None
+) -> str | None:
+    """Return the folder in which other files of the image at `path` may lie; None allows none.
+
+    Raises:
+        UsageError: `backing_folder` without `allow_backing`, or no folder.
+    """
+    if backing_folder is None:
+        return os.path.split(os.fspath(path))[0] or os.curdir if allow_backing else None
+    folder = os.fspath(backing_folder)
+    if not allow_backing:
+        raise UsageError(folder, "a folder for backing files is given, but they are not allowed", "allow them too")
+    if not os.path.isdir(folder):
+        raise UsageError(folder, "the folder for backing files is no folder")
+    return folder
+
+
+def find_format(file: HostFile) -> str:
+    """Return "qcow2" for a file with its magic, "raw" for everything else that is no known container.
+
+    Raises:
+        ImageError: the file cannot be read.
+        ImageFormatError: it is another container.
+    """
+    start = bytes(file.read(0, min(file.size, _LOOK)))
+    if start.startswith(QCOW2_MAGIC):
+        return "qcow2"
+    _refuse_containers(file.path, start)
+    return "raw"
 
 
 def _refuse_containers(path: str, start: bytes) -> None:

@@ -131,20 +131,32 @@ def open_qcow2(file: HostFile, companions: Companions) -> Qcow2Image:
 
 def _open_backing(file: HostFile, name: bytes, format_name: bytes | None, companions: Companions) -> Image:
     backing = companions.open(file.path, name, "backing file")
-    # Whoever writes to a raw disk can make it look like an image that names any file: its format is never guessed.
-    if format_name == b"raw":
-        return RawImage(backing)
-    if format_name == b"qcow2":
-        return open_qcow2(backing, companions)
-    backing.close()
+    try:
+        stated = check_backing_format(file.path, backing.path, format_name)
+    except BaseException:
+        backing.close()
+        raise
+    return RawImage(backing) if stated == "raw" else open_qcow2(backing, companions)
+
+
+def check_backing_format(path: str, backing_path: str, format_name: bytes | None) -> str:
+    """Return the format that the image at `path` states for its backing file: "raw" or "qcow2".
+
+    Whoever writes to a raw disk can make it look like an image that names any file: the format is never guessed.
+
+    Raises:
+        ImageFormatError: it states none, or another one.
+    """
     if format_name is None:
         raise ImageFormatError(
-            file.path,
-            f"the image does not say which format its backing file {backing.path} has",
+            path,
+            f"the image does not say which format its backing file {backing_path} has",
             "state it with qemu-img rebase -u -b NAME -F raw|qcow2",
         )
-    raise ImageFormatError(
-        file.path,
-        f"the backing file {backing.path} has the format {format_name[:32].decode('ascii', 'replace')}",
-        "raw and qcow2 are read",
-    )
+    if format_name not in (b"raw", b"qcow2"):
+        raise ImageFormatError(
+            path,
+            f"the backing file {backing_path} has the format {format_name[:32].decode('ascii', 'replace')}",
+            "raw and qcow2 are read",
+        )
+    return format_name.decode("ascii")
