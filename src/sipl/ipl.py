@@ -32,6 +32,8 @@ if TYPE_CHECKING:
 _HAVE_BLOCKS: Final = frozenset({DeviceKind.VIRTIO_BLK, DeviceKind.VIRTIO_SCSI, DeviceKind.SCSI_CD})
 _CD_BLOCK_SIZE: Final = 2048
 _DEFAULTS: Final = Settings()
+# Ends of a run after which the boot side starts again.
+_AGAIN: Final = frozenset({EndKind.REIPL, EndKind.RESET})
 
 
 def boot(
@@ -39,11 +41,14 @@ def boot(
     settings: Settings = _DEFAULTS,
     engine: Engine | None = None,
     announce: Callable[[Report], object] | None = None,
+    opener: Callable[[int], Image] | None = None,
 ) -> Report:
     """IPL one guest from disks in boot order, and let `engine` run it when the boot side hands over.
 
     `announce` gets the report of every IPL that hands over, before the guest runs; the last of all IPLs is returned.
-    A real firmware counts as one that hands over, although its outcome is `undecided`.
+    A real firmware counts as one that hands over, although its outcome is `undecided`. An engine whose devices write
+    to the images themselves brings an `opener`: it gets a position in the boot order and gives the image of that disk,
+    as it is then and after every run; who made it closes it.
 
     What concerns the guest, its disks or its certificates does not raise: the report says it, with the outcome
     `undecided` where an image file or the host is at fault.
@@ -56,6 +61,7 @@ def boot(
         settings,
         lambda ready: ready.run(settings.machine.secure_boot, engine, announce),
         runs=engine is not None,
+        opener=opener,
     )
 
 
@@ -79,7 +85,7 @@ def verify(disk: Disk, settings: Settings = _DEFAULTS, mode: Mode = Mode.SECURE,
         # Without a certificate the machine would be in normal mode, and nobody would look at anything.
         return combine(verdict, ready.run(False, None, audit=verdict.reason is Reason.NO_CERTIFICATE))
 
-    report = _prepared([disk], asked, both_passes, image=image)
+    report = _prepared([disk], asked, both_passes, opener=None if image is None else lambda _: image)
     if secure and report.would_boot and any(finding.reason is Reason.LOADER_WILL_REFUSE for finding in report.findings):
         return report._replace(would_boot=False)
     return report
@@ -91,13 +97,13 @@ def _prepared(
     use: Callable[[_Ready], Report],
     *,
     runs: bool = False,
-    image: Image | None = None,
+    opener: Callable[[int], Image] | None = None,
 ) -> Report:
     """Open disks and certificates, and report what keeps the machine from starting."""
     log = FindingLog()
     with ExitStack() as stack:
         try:
-            return use(_Ready(disks, settings, log, stack, runs=runs, image=image))
+            return use(_Ready(disks, settings, log, stack, runs=runs, opener=opener))
         except RefusedToStart as refusal:
             log.refuse(refusal)
             return plain_report(_asked_mode(settings), disks, Outcome.REFUSED_TO_START, refusal.reason, log)
@@ -124,11 +130,11 @@ class _Ready:
         stack: ExitStack,
         *,
         runs: bool,
-        image: Image | None = None,
+        opener: Callable[[int], Image] | None = None,
     ) -> None:
-        """Open everything; with `runs` a guest will run, whose disks it can write to. `image` is open already."""
+        """Open everything; with `runs` a guest will run, whose disks it can write to. `opener` is as in `boot`."""
         self._runs = runs
-        self._image = image
+        self._opener = opener
         self._disks = disks
         self._settings = settings
         self._log = log
@@ -161,25 +167,25 @@ class _Ready:
         return Subchannel(
             position=position,
             kind=disk.kind,
-            disk=self._open(disk) if disk.kind in _HAVE_BLOCKS else None,
+            disk=self._open(position, disk) if disk.kind in _HAVE_BLOCKS else None,
             label=disk.path,
             loadparm=loadparm_to_ebcdic(disk.loadparm) if disk.loadparm else self._loadparm,
-            ssid=0,
-            devno=FIRST_DEVNO + position,
+            ssid=disk.ssid,
+            devno=FIRST_DEVNO + position if disk.devno is None else disk.devno,
         )
 
-    def _open(self, disk: Disk) -> BlockDevice:
+    def _open(self, position: int, disk: Disk) -> BlockDevice:
         from sipl.disk.block_device import BlockDevice
         from sipl.disk.block_size import find_block_size
         from sipl.disk.open import open_image
 
         settings = self._settings
-        if self._runs and settings.write:
+        if self._opener is not None:
+            image = self._opener(position)
+        elif self._runs and settings.write:
             from sipl.disk.overlay import DirectRaw
 
-            image: Image = self._stack.enter_context(DirectRaw(disk.path))
-        elif self._image is not None:
-            image = self._image
+            image = self._stack.enter_context(DirectRaw(disk.path))
         else:
             image = self._stack.enter_context(
                 open_image(disk.path, allow_backing=settings.allow_backing, backing_folder=settings.backing_folder)
@@ -188,7 +194,7 @@ class _Ready:
             self._log.host(Reason.IMAGE_NOTE, Level.WARNING, disk.path, note)
         default = _CD_BLOCK_SIZE if disk.kind is DeviceKind.SCSI_CD else find_block_size(image)
         block_size = disk.block_size or default
-        if not self._runs:
+        if not self._runs or self._opener is not None:
             return BlockDevice(image, block_size)
         from sipl.disk.overlay import Overlay, WritableDisk, WritableImage
 
@@ -235,14 +241,14 @@ class _Ready:
         while True:
             log = self._log.copy()
             check_direct_kernel(kernel, machine.ipl_device.flags, log.host)
-            psw = load_kernel(kernel, machine.memory, firmware_base(machine.memory.size) - IPLB_CHAIN_SIZE)
-            report = direct_kernel_report(_asked_mode(self._settings), psw, log)
+            loaded = load_kernel(kernel, machine.memory, firmware_base(machine.memory.size) - IPLB_CHAIN_SIZE)
+            report = direct_kernel_report(_asked_mode(self._settings), loaded.psw, log)
             if engine is None:
                 return report
             if announce is not None:
                 announce(report)
-            end = engine.run(machine, HandOver(psw, 0, 0, 0))
-            if end is None or end.kind is not EndKind.REIPL:
+            end = engine.run(machine, HandOver(loaded.psw, 0, 0, 0, spans=((0, loaded.size),)))
+            if end is None or end.kind not in _AGAIN:
                 return report
             machine.clear_memory()
 
@@ -266,10 +272,9 @@ class _Ready:
             if announce is not None:
                 announce(report)
             end = engine.run(machine, firmware.hand_over)
-            if end is None or end.kind is not EndKind.REIPL:
+            if end is None or end.kind not in _AGAIN:
                 return report
-            machine.clear_memory()
-            machine.ipl_device.prepare_reipl(machine.memory)
+            _start_again(machine, end.kind)
 
     def _run_real_firmware(
         self, machine: Machine, path: str, engine: Engine | None, announce: Callable[[Report], object] | None
@@ -292,10 +297,18 @@ class _Ready:
             if announce is not None:
                 announce(report)
             end = engine.run(machine, state)
-            if end is None or end.kind is not EndKind.REIPL:
+            if end is None or end.kind not in _AGAIN:
                 return report
-            machine.clear_memory()
-            machine.ipl_device.prepare_reipl(machine.memory)
+            _start_again(machine, end.kind)
+
+
+def _start_again(machine: Machine, why: EndKind) -> None:
+    """Clear the memory and make ready for the IPL that the guest asked for, or for one as the first."""
+    machine.clear_memory()
+    if why is EndKind.RESET:
+        machine.ipl_device.prepare_ipl(machine.memory)
+    else:
+        machine.ipl_device.prepare_reipl(machine.memory)
 
 
 class _Chooser:

@@ -12,12 +12,17 @@ if TYPE_CHECKING:
 
 
 class Disk(NamedTuple):
-    """One device of the boot order. `block_size` None is found out; an empty `loadparm` leaves it to the machine."""
+    """One device of the boot order. `block_size` None is found out; an empty `loadparm` leaves it to the machine.
+
+    `ssid` and `devno` are its device number; without one it is 0.0.0001 for the first device, 0.0.0002 for the second.
+    """
 
     path: str
     kind: DeviceKind = DeviceKind.VIRTIO_BLK
     block_size: int | None = None
     loadparm: str = ""
+    ssid: int = 0
+    devno: int | None = None
 
 
 class Settings(NamedTuple):

@@ -273,7 +273,8 @@ class TestImagesAreNeverChanged:
 
         monkeypatch.setattr(os, "open", watch)
         for name in self.COMMANDS:
-            sipl(name, *(() if name == "inspect" else demo.trusted), path)
+            engine = ("--engine", "embedded") if name == "boot" else ()
+            sipl(name, *engine, *(() if name == "inspect" else demo.trusted), path)
         assert [name for name, _ in opened].count(str(path)) == len(self.COMMANDS)
         writing = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND
         assert [name for name, flags in opened if flags & writing] == []

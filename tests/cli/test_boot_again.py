@@ -67,12 +67,12 @@ class TestWrite:
         """The next IPL refuses what the guest has made of its disk, and so does every later run."""
         path, words, sector = vandal
         before = Path(path).read_bytes()
-        result = sipl("boot", "--json", "--write", *words)
+        result = sipl("boot", "--engine", "embedded", "--json", "--write", *words)
         assert (result.code, outcomes(result)) == (1, [HANDS_OVER, REFUSED])
         assert result.err.splitlines()[0] == "I write"
         at = sector * SECTOR
         assert Path(path).read_bytes() == before[:at] + bytes(SECTOR) + before[at + SECTOR :]
-        again = sipl("boot", "--json", *words)
+        again = sipl("boot", "--engine", "embedded", "--json", *words)
         assert (again.code, outcomes(again)) == (1, [REFUSED])
 
     def test_to_the_overlay(self, sipl, vandal):
@@ -80,13 +80,13 @@ class TestWrite:
         path, words, _ = vandal
         before = Path(path).read_bytes()
         for _ in range(2):
-            result = sipl("boot", "--json", *words)
+            result = sipl("boot", "--engine", "embedded", "--json", *words)
             assert (result.code, outcomes(result)) == (1, [HANDS_OVER, REFUSED])
             assert Path(path).read_bytes() == before
 
     def test_a_person_reads_both_verdicts(self, sipl, vandal):
         path, words, _ = vandal
-        result = sipl("boot", *words)
+        result = sipl("boot", "--engine", "embedded", *words)
         said = [line for line in result.err.splitlines() if not line.startswith("  ")]
         assert said[0].startswith(f"{path}: hands over ")
         assert said[1:] == [
@@ -97,7 +97,7 @@ class TestWrite:
 
 def test_three_reboots_are_verified_each(sipl, signed):
     _, words = signed(console_guests.says_and_reboots(b"x"))
-    result = sipl("boot", "--json", "--until", "xxxx", *words)
+    result = sipl("boot", "--engine", "embedded", "--json", "--until", "xxxx", *words)
     assert (result.code, outcomes(result)) == (0, [HANDS_OVER] * 4)
     for report in result.json:
         verified = [(one["address"], one["verified"]) for one in report["components"] if one["signed"]]
@@ -108,7 +108,7 @@ def test_three_reboots_are_verified_each(sipl, signed):
 def test_a_host_without_room_is_named(signed, quiet):
     """The guest only sees an I/O error; files of this process may not grow, as on a full disk."""
     path, words = signed(writes(100))
-    line = f"ulimit -f 8; exec {shlex.join(command('boot', *quiet, *words[:-3], '--timeout', '1', path))}"
+    line = f"ulimit -f 8; exec {shlex.join(command('boot', '--engine', 'embedded', *quiet, *words[:-3], '--timeout', '1', path))}"
     done = subprocess.run(
         ["/bin/sh", "-c", line],
         stdin=subprocess.DEVNULL,

@@ -58,7 +58,7 @@ class TestDemoDisk:
     """A signed disk, in secure mode."""
 
     def test_the_console_has_standard_output_and_everything_else_the_other(self, sipl, demo):
-        result = sipl("boot", *demo.secure, demo.disk)
+        result = sipl("boot", "--engine", "embedded", *demo.secure, demo.disk)
         assert result.code == 0
         assert result.lines[:2] == ["sipl demo guest", "mode: secure"]
         assert result.lines[-2:] == ["certificates: 0001", "GUEST-DONE"]
@@ -69,22 +69,22 @@ class TestDemoDisk:
 
     def test_the_verdict_comes_before_the_guest_runs(self, demo):
         done = subprocess.run(
-            command("boot", "-q", *demo.secure, demo.disk), stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT, env=environment(), timeout=PATIENCE, check=True,
+            command("boot", "--engine", "embedded", "-q", *demo.secure, demo.disk), stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, env=environment(), timeout=PATIENCE, check=True,
         )  # fmt: skip
         lines = done.stdout.decode().splitlines()
         assert "hands over" in lines[0]
         assert (lines[1], lines[-1]) == ("sipl demo guest", "GUEST-DONE")
 
     def test_a_changed_byte_never_runs(self, sipl, demo, bad):
-        result = sipl("boot", *demo.secure, bad)
+        result = sipl("boot", "--engine", "embedded", *demo.secure, bad)
         assert (result.code, result.out) == (1, "")
         lines = result.err.splitlines()
         assert lines[0] == f"{bad}: the machine stops in secure mode: signature-not-verified"
         assert lines[-1].startswith("  error: signature-not-verified: ")
 
     def test_json(self, sipl, demo):
-        result = sipl("boot", "--json", *demo.secure, demo.disk)
+        result = sipl("boot", "--engine", "embedded", "--json", *demo.secure, demo.disk)
         (report,) = result.json
         assert (result.code, report["outcome"]) == (0, "hands-over")
         lines = result.err.splitlines()
@@ -92,12 +92,12 @@ class TestDemoDisk:
         assert not any("hands over" in line for line in lines)
 
     def test_json_of_a_refusal(self, sipl, demo, bad):
-        result = sipl("boot", "--json", *demo.secure, bad)
+        result = sipl("boot", "--engine", "embedded", "--json", *demo.secure, bad)
         (report,) = result.json
         assert (result.code, result.err, report["reason"]) == (1, "", "signature-not-verified")
 
     def test_undecided(self, sipl, tmp_path):
-        result = sipl("boot", tmp_path / "missing")
+        result = sipl("boot", "--engine", "embedded", tmp_path / "missing")
         assert (result.code, result.out) == (2, "")
         assert "undecided" in result.err
 
@@ -105,7 +105,7 @@ class TestDemoDisk:
         asm = console_guests.says(SAYS)
         start = (bytes(4) + asm.origin.to_bytes(4, "big")).ljust(asm.origin, b"\0")
         (tmp_path / "image").write_bytes(start + bytes(asm.code))
-        result = sipl("boot", "--kernel", tmp_path / "image", "--timeout", "20")
+        result = sipl("boot", "--engine", "embedded", "--kernel", tmp_path / "image", "--timeout", "20")
         assert (result.code, result.out) == (0, "one line\nGUEST-DONE\n")
         said = result.err.splitlines()
         assert said[0] == f"guest: hands over (entry PSW {0x0008000180000000 | asm.origin:016x}) in normal mode"
@@ -114,7 +114,7 @@ class TestDemoDisk:
     def test_in_secure_mode_it_does_not(self, sipl, demo, tmp_path):
         asm = console_guests.says(SAYS)
         (tmp_path / "image").write_bytes(bytes(asm.origin) + bytes(asm.code))
-        result = sipl("boot", "--kernel", tmp_path / "image", *demo.secure)
+        result = sipl("boot", "--engine", "embedded", "--kernel", tmp_path / "image", *demo.secure)
         assert (result.code, result.out) == (1, "")
         assert "direct-kernel-not-verified" in result.err.splitlines()[0]
 
@@ -137,12 +137,14 @@ class TestExitCode:
         ids=["done", "seen", "not seen", "crash", "seen before a crash", "loop", "waits", "seen and waits"],
     )
     def test_code(self, sipl, guest, asm, words, code, why):
-        result = sipl("boot", *words, guest(asm))
+        result = sipl("boot", "--engine", "embedded", *words, guest(asm))
         assert result.code == code
         assert result.err.splitlines()[-1].startswith(f"sipl: {why}")
 
     def test_until_may_hold_what_a_terminal_must_not_get(self, sipl, guest):
-        result = sipl("boot", "--until", "\x1b[31m", guest(console_guests.says(b"\x1b[31mred\r\n")))
+        result = sipl(
+            "boot", "--engine", "embedded", "--until", "\x1b[31m", guest(console_guests.says(b"\x1b[31mred\r\n"))
+        )
         assert (result.code, result.out) == (0, "\\x1b[31mred\n")
         assert result.err.splitlines()[-1] == "sipl: the console shows '\\x1b[31m'"
 
@@ -165,7 +167,7 @@ class TestExitCode:
         monkeypatch.setattr(guest_run, "GuestRun", Run)
         monkeypatch.setattr(guest_run, "is_there", lambda: True)
         words = () if until is None else ("--until", until)
-        result = sipl("boot", "-q", *words, demo.disk)
+        result = sipl("boot", "--engine", "embedded", "-q", *words, demo.disk)
         assert result.code == code
         assert result.err.splitlines()[1:] == ["sipl: it ended"]
 
@@ -175,7 +177,7 @@ class TestExitCode:
     )
     def test_signal(self, start, guest, number, asm):
         pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
-        with start("boot", guest(asm), **pipes) as process:
+        with start("boot", "--engine", "embedded", guest(asm), **pipes) as process:
             wait_for(process.stdout, b"ready\n")
             sent = time.monotonic()
             process.send_signal(number)
@@ -187,26 +189,28 @@ class TestExitCode:
 class TestReipl:
     def test_each_has_its_verdict(self, sipl, guest):
         path = guest(console_guests.says_and_reboots(b"x"))
-        result = sipl("boot", "-q", "--until", "xxx", path)
+        result = sipl("boot", "--engine", "embedded", "-q", "--until", "xxx", path)
         assert (result.code, result.out) == (0, "xxx")
         verdict = f"{path}: hands over (entry PSW 000800008000a000) in normal mode"
         assert result.err.splitlines() == [verdict] * 3
 
     def test_what_happened_in_between_is_said(self, sipl, guest):
-        result = sipl("boot", "--until", "xx", guest(console_guests.says_and_reboots(b"x")))
+        result = sipl("boot", "--engine", "embedded", "--until", "xx", guest(console_guests.says_and_reboots(b"x")))
         said = [line for line in result.err.splitlines() if not line.startswith("  ")]
         assert said[1] == "sipl: the guest asked for an IPL"
         assert ["hands over" in line for line in said] == [True, False, True, False]
 
     def test_json_has_a_line_for_each(self, sipl, guest):
-        result = sipl("boot", "--json", "--until", "xx", guest(console_guests.says_and_reboots(b"x")))
+        result = sipl(
+            "boot", "--engine", "embedded", "--json", "--until", "xx", guest(console_guests.says_and_reboots(b"x"))
+        )
         assert [report["outcome"] for report in result.json] == ["hands-over", "hands-over"]
 
 
 class TestInput:
     def test_a_pipe_is_typed(self, guest):
         done = subprocess.run(
-            command("boot", guest(console_guests.echoes(READY))),
+            command("boot", "--engine", "embedded", guest(console_guests.echoes(READY))),
             input=b"q one\x01x\n",
             capture_output=True,
             env=environment(),
@@ -217,7 +221,7 @@ class TestInput:
 
     def test_the_end_of_the_input_ends_nothing(self, guest):
         done = subprocess.run(
-            command("boot", "--timeout", "1", guest(console_guests.echoes(READY))),
+            command("boot", "--engine", "embedded", "--timeout", "1", guest(console_guests.echoes(READY))),
             stdin=subprocess.DEVNULL,
             capture_output=True,
             env=environment(),
@@ -228,7 +232,7 @@ class TestInput:
 
     def test_bit_by_bit(self, start, guest):
         pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
-        with start("boot", guest(console_guests.echoes(READY)), **pipes) as process:
+        with start("boot", "--engine", "embedded", guest(console_guests.echoes(READY)), **pipes) as process:
             wait_for(process.stdout, b"ready\n")
             for word in (b"first", b"second"):
                 process.stdin.write(word)
@@ -252,6 +256,8 @@ class TestInput:
         os.close(reader)
         with start(
             "boot",
+            "--engine",
+            "embedded",
             guest(console_guests.says_and_loops(READY)),
             stdin=subprocess.DEVNULL,
             stdout=writer,
@@ -268,12 +274,12 @@ class TestSafeOutput:
     NASTY = b"\x1b[31mRED\x1b]0;title\x07\xc2\x9b2J\xe2\x80\xae\xff\r\n"
 
     def test_escaped(self, sipl, guest):
-        result = sipl("boot", guest(console_guests.says(self.NASTY)))
+        result = sipl("boot", "--engine", "embedded", guest(console_guests.says(self.NASTY)))
         assert result.out == "\\x1b[31mRED\\x1b]0;title\\x07\\x9b2J\\u202e\\xff\n"
 
     def test_raw_when_asked_for(self, guest):
         done = subprocess.run(
-            command("boot", "--raw-console", guest(console_guests.says(self.NASTY))),
+            command("boot", "--engine", "embedded", "--raw-console", guest(console_guests.says(self.NASTY))),
             stdin=subprocess.DEVNULL,
             capture_output=True,
             env=environment(),
@@ -290,7 +296,7 @@ class TestTerminal:
         return termios.tcgetattr(screen._master)
 
     def test_keys_commands_and_the_end(self, terminal, guest):
-        with terminal("boot", guest(console_guests.echoes(READY))) as screen:
+        with terminal("boot", "--engine", "embedded", guest(console_guests.echoes(READY))) as screen:
             before = self.mode(screen)
             screen.wait_for("Ctrl-A x ends the run, Ctrl-A h helps\r\n")
             screen.wait_for("ready")
@@ -315,13 +321,15 @@ class TestTerminal:
         return self.mode(screen)
 
     def test_ctrl_a_x_without_the_text_that_was_waited_for(self, terminal, guest):
-        with terminal("boot", "--until", "login:", guest(console_guests.echoes(READY))) as screen:
+        with terminal(
+            "boot", "--engine", "embedded", "--until", "login:", guest(console_guests.echoes(READY))
+        ) as screen:
             screen.wait_for("ready")
             screen.type("\x01x")
             assert screen.finish().code == 1
 
     def test_ends_a_guest_that_never_comes_back(self, terminal, guest):
-        with terminal("boot", guest(console_guests.says_and_loops(READY))) as screen:
+        with terminal("boot", "--engine", "embedded", guest(console_guests.says_and_loops(READY))) as screen:
             before = self.mode(screen)
             screen.wait_for("ready")
             typed = time.monotonic()
@@ -336,7 +344,7 @@ class TestTerminal:
     )
     @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
     def test_a_signal_gives_the_terminal_back(self, terminal, guest, asm, number):
-        with terminal("boot", guest(asm)) as screen:
+        with terminal("boot", "--engine", "embedded", guest(asm)) as screen:
             before = self.mode(screen)
             screen.wait_for("ready")
             assert self.mode(screen) != before
@@ -346,14 +354,16 @@ class TestTerminal:
         assert after == before
 
     def test_a_line_that_the_guest_did_not_end_is_ended(self, terminal, guest):
-        with terminal("boot", "-q", guest(console_guests.says_and_crashes(b"half a line"))) as screen:
+        with terminal(
+            "boot", "--engine", "embedded", "-q", guest(console_guests.says_and_crashes(b"half a line"))
+        ) as screen:
             result = screen.finish()
         assert result.code == 1
         assert result.lines[1].rstrip("\r") == "half a line"
         assert result.lines[-1].startswith("sipl: the guest stopped")
 
     def test_progress_where_the_console_goes_elsewhere(self, guest, tmp_path):
-        words = ("boot", "--timeout", "2.5", guest(console_guests.says_and_loops(READY)))
+        words = ("boot", "--engine", "embedded", "--timeout", "2.5", guest(console_guests.says_and_loops(READY)))
         log = tmp_path / "log"
         master, slave = os.openpty()
         fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", 50, 160, 0, 0))
@@ -392,44 +402,44 @@ class TestWrite:
             raise ZeroDivisionError
 
         monkeypatch.setattr(boot_command, "boot", boot)
-        sipl("boot", "a")
-        sipl("boot", "--write", "a")
+        sipl("boot", "--engine", "embedded", "a")
+        sipl("boot", "--engine", "embedded", "--write", "a")
         assert asked == [False, True]
 
     def test_a_qcow2_image_is_refused_with_a_way_out(self, sipl, with_unicorn, tmp_path):
         (tmp_path / "disk.qcow2").write_bytes(qcow2(bytes(4096)))
-        result = sipl("boot", "--write", tmp_path / "disk.qcow2")
+        result = sipl("boot", "--engine", "embedded", "--write", tmp_path / "disk.qcow2")
         assert (result.code, result.out, result.err.count("\n")) == (2, "", 1)
         assert "qcow2" in result.err
         assert "qemu-img convert" in result.err
 
     def test_an_image_in_use_is_refused(self, sipl, guest):
         path = guest(console_guests.says(SAYS))
-        assert sipl("boot", "--write", path).code == 0
+        assert sipl("boot", "--engine", "embedded", "--write", path).code == 0
         with open(path, "r+b") as other:
             fcntl.flock(other, fcntl.LOCK_EX)
-            result = sipl("boot", "--write", path)
+            result = sipl("boot", "--engine", "embedded", "--write", path)
             assert (result.code, result.err.count("\n")) == (2, 1)
             assert "another program uses the image" in result.err
-            assert sipl("boot", path).code == 0  # nobody writes to it: an overlay will do
+            assert sipl("boot", "--engine", "embedded", path).code == 0  # nobody writes to it: an overlay will do
 
 
 class TestUsage:
     @pytest.mark.parametrize("text", ["0", "0.0", "-1", "soon", "", "inf", "nan", "1e3", "9" * 30, "\u0661"])
     def test_timeout(self, sipl, text):
-        result = sipl("boot", f"--timeout={text}", "x")
+        result = sipl("boot", "--engine", "embedded", f"--timeout={text}", "x")
         assert (result.code, result.out, result.err.count("\n")) == (2, "", 1)
         assert "--timeout" in result.err
 
     @pytest.mark.parametrize("text", ["", "\udcff"])
     def test_until(self, sipl, text):
-        result = sipl("boot", f"--until={text}", "x")
+        result = sipl("boot", "--engine", "embedded", f"--until={text}", "x")
         assert (result.code, result.out, result.err.count("\n")) == (2, "", 1)
         assert "--until" in result.err
 
     @pytest.mark.parametrize("words", [("--timeout", "5"), ("--until", "x"), ("--write",), ("--raw-console",)], ids=str)
     def test_what_needs_a_guest_that_runs(self, sipl, demo, words):
-        result = sipl("boot", "--engine", "none", *words, demo.disk)
+        result = sipl("boot", "--engine", "embedded", "--engine", "none", *words, demo.disk)
         assert (result.code, result.out, result.err.count("\n")) == (2, "", 1)
         assert f"sipl: {words[0]}: " in result.err
 
@@ -447,7 +457,7 @@ class TestWithoutUnicorn:
         monkeypatch.setitem(sys.modules, "sipl.engine.embedded.engine", None)
 
     def test_one_sentence_with_the_remedy(self, sipl, demo, missing):
-        result = sipl("boot", "-q", *demo.secure, demo.disk)
+        result = sipl("boot", "--engine", "embedded", "-q", *demo.secure, demo.disk)
         assert (result.code, result.out) == (2, "")
         last = result.err.splitlines()[-1]
         assert last.startswith("sipl: --engine embedded: the embedded engine needs the Python package unicorn")
@@ -455,7 +465,7 @@ class TestWithoutUnicorn:
         assert "--engine none" in last
 
     def test_the_verdict_is_there_all_the_same(self, sipl, demo, missing):
-        result = sipl("boot", "-q", "--engine", "none", *demo.secure, demo.disk)
+        result = sipl("boot", "--engine", "embedded", "-q", "--engine", "none", *demo.secure, demo.disk)
         assert (result.code, result.err, len(result.lines)) == (0, "", 1)
 
     def test_the_demo_shows_what_it_can(self, sipl, demo, monkeypatch):
@@ -472,6 +482,6 @@ def test_a_real_linux(sipl, shared, with_unicorn):
     if not disk.is_file():
         pytest.skip("the reference material has no disks")
     words = ("--secure-boot", "on", "--boot-certs", certificate, "--until", "Secure-IPL enabled", "--timeout", "300")
-    result = sipl("boot", "-q", *words, disk)
+    result = sipl("boot", "--engine", "embedded", "-q", *words, disk)
     assert result.code == 0
     assert "Linux is running with Secure-IPL enabled" in result.out

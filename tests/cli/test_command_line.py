@@ -82,7 +82,7 @@ USAGE_ERRORS = {
     "inspect without a disk": (("inspect",), "no disk is named"),
     "certs without a path": (("certs",), "PATH"),
     "empty disk name": (("boot", ""), "empty"),
-    "engine": (("boot", "--engine", "qemu"), "--engine"),
+    "engine": (("boot", "--engine", "bochs"), "--engine"),
     "mode": (("verify", "--mode", "normal", "x"), "--mode"),
     "block size 513": (("inspect", "--block-size", "513", "x"), "'513' is not possible"),
     "block size 0": (("boot", "--block-size", "0", "x"), "'0' is not possible"),

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
     from sipl.cli.guest_run import GuestRun
     from sipl.report.model import Report
+    from sipl.settings import Settings
 
 _SECONDS: Final = re.compile(r"[0-9]{1,9}(\.[0-9]{1,9})?", re.ASCII)
 _EXIT_DONE: Final = 0
@@ -45,9 +46,16 @@ def run(arguments: Sequence[str]) -> int:
     add_disk_options(parser)
     parser.option(
         "--engine",
-        choices=("embedded", "none"),
-        default="embedded",
-        help="who runs the guest after hand-over: embedded (default), or none for the verdict alone",
+        choices=("auto", "qemu", "embedded", "none"),
+        default="auto",
+        help="who runs the guest after hand-over: auto (default: qemu where one is installed that can, else embedded), "
+        "or none for the verdict alone",
+    )
+    parser.option(
+        "--has-secure",
+        choices=("on", "off"),
+        default="on",
+        help="whether a guest in QEMU finds a machine that can do secure IPL (default: on)",
     )
     parser.option("--timeout", metavar="SECONDS", type=_seconds, help="end the guest after so many seconds (exit 1)")
     parser.option("--until", metavar="TEXT", type=_text, help="end the guest when its console shows TEXT (exit 0)")
@@ -99,13 +107,33 @@ def _judge(given: argparse.Namespace) -> int:
 
 
 def _boot_and_run(given: argparse.Namespace) -> int:
+    asked = settings(given)._replace(write=given.write, firmware=given.firmware, trust_firmware=given.trust_firmware)
+    if given.engine == "qemu" and given.firmware is not None:
+        hint = "use --engine embedded"
+        raise UsageError("--firmware", "QEMU has none of what a firmware needs for secure IPL", hint)
+    session = _Session(given)
+    if given.engine in ("auto", "qemu") and given.firmware is None:
+        from sipl.engine.qemu.program import QemuUnable
+
+        try:
+            session.guest.use_qemu(given.disks, asked, has_secure=given.has_secure == "on")
+            return _run(given, asked, session)
+        except QemuUnable as unable:
+            if given.engine == "qemu" or session.announced is not None:
+                raise
+            if not given.quiet:
+                session.tell(f"{unable}; going on with the embedded engine")
+        finally:
+            session.guest.close()
+    return _run(given, asked, session)
+
+
+def _run(given: argparse.Namespace, asked: Settings, session: _Session) -> int:
     from sipl.cli import guest_run
 
-    asked = settings(given)._replace(write=given.write, firmware=given.firmware, trust_firmware=given.trust_firmware)
-    if not guest_run.is_there():
+    if session.guest.opener is None and not guest_run.is_there():
         raise guest_run.missing()
-    session = _Session(given)
-    report = boot(given.disks, asked, session.guest, session.announce)
+    report = boot(given.disks, asked, session.guest, session.announce, session.guest.opener)
     session.finish(report)
     return _exit_code(report, session.guest, given)
 
@@ -138,7 +166,7 @@ class _Session:
         self._given = given
         wanted = not given.quiet and has_room(sys.stderr, shown_on)
         self._progress = Progress(sys.stderr) if wanted else None
-        self._source = find_input(self._tell)
+        self._source = find_input(self.tell)
         console = Console(self._source, Output(shown_on, raw=given.raw_console), self._progress)
         self.guest = GuestRun(console, given.timeout, given.until)
         self.announced: Report | None = None
@@ -149,9 +177,12 @@ class _Session:
         from sipl.cli.terminal_console import TerminalInput
 
         self._tell_end()
+        who = self.guest.name()
         show(report, "boot", self._given, sys.stderr)
+        if self.announced is None and self._given.engine == "auto" and not self._given.quiet:
+            self.tell(f"{who} runs the guest")
         if self.announced is None and isinstance(self._source, TerminalInput) and not self._given.quiet:
-            self._tell("Ctrl-A x ends the run, Ctrl-A h helps")
+            self.tell("Ctrl-A x ends the run, Ctrl-A h helps")
         sys.stdout.flush()
         sys.stderr.flush()
         self.announced = report
@@ -172,11 +203,12 @@ class _Session:
         if end is None:
             return
         if not (self._given.quiet and end.kind in (EndKind.DONE, EndKind.SEEN, EndKind.REIPL)):
-            self._tell(end.message)
+            self.tell(end.message)
         for fault in end.host_faults:
-            self._tell(fault)
+            self.tell(fault)
 
-    def _tell(self, line: str) -> None:
+    def tell(self, line: str) -> None:
+        """Say a line of sipl's own."""
         from sipl.cli.output import complain
         from sipl.text import printable
 

@@ -1,4 +1,4 @@
-"""The embedded engine as commands use it: behind a console, and with a memory of how the guest ended."""
+"""Engines as commands use them: behind a console, with a memory of how the guest ended."""
 
 from __future__ import annotations
 
@@ -7,10 +7,14 @@ from typing import TYPE_CHECKING, Final
 from sipl.errors import UsageError
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
     from sipl.cli.terminal_console import Console
-    from sipl.engine.base import EntryState, GuestEnd
-    from sipl.engine.embedded.engine import EmbeddedEngine
+    from sipl.disk.image import Image
+    from sipl.engine.base import Engine, EntryState, GuestEnd
+    from sipl.engine.qemu.engine import QemuEngine
     from sipl.machine.machine import Machine
+    from sipl.settings import Disk, Settings
 
 MISSING: Final = "the embedded engine needs the Python package unicorn, which is missing"
 
@@ -28,21 +32,56 @@ def missing() -> UsageError:
 
 
 class GuestRun:
-    """Engine of one command: `end` is how the last run ended, None if there was none; `ended_by_key` if by Ctrl-A x."""
+    """Engine of one command: `end` is how the last run ended, None if there was none; `ended_by_key` if by Ctrl-A x.
+
+    The embedded engine runs the guest, unless `use_qemu` was called; `opener` is for `sipl.ipl.boot`.
+    """
 
     def __init__(self, console: Console, timeout: float | None = None, until: str | None = None) -> None:
         self.end: GuestEnd | None = None
         self.ended_by_key = False
+        self.opener: Callable[[int], Image] | None = None
         self._console = console
         self._timeout = timeout
         self._until = until
-        self._engine: EmbeddedEngine | None = None
+        self._engine: Engine | None = None
+        self._qemu: QemuEngine | None = None
 
-    def run(self, machine: Machine, state: EntryState) -> GuestEnd:
+    def use_qemu(self, disks: Sequence[Disk], settings: Settings, *, has_secure: bool) -> None:
+        """Have an installed QEMU run the guest, which `close` ends.
+
+        Raises:
+            QemuUnable: there is none.
+        """
+        from sipl.engine.qemu.engine import QemuEngine
+        from sipl.engine.qemu.own_setup import OwnSetup
+
+        setup = OwnSetup(disks, settings, has_secure=has_secure)
+        self._engine = self._qemu = QemuEngine(setup, self, self._timeout, self._until)
+        self.opener = self._qemu.open_image
+
+    def close(self) -> None:
+        """End QEMU, if there is one, and close its images."""
+        qemu, self._qemu, self._engine, self.opener = self._qemu, None, None, None
+        if qemu is not None:
+            qemu.close()
+            qemu.setup.close()
+
+    def name(self) -> str:
+        """Who runs the guest.
+
+        Raises:
+            QemuUnable: the QEMU that was to run it cannot.
+        """
+        if self._qemu is None:
+            return "the embedded engine"
+        return self._qemu.name()
+
+    def run(self, machine: Machine, state: EntryState) -> GuestEnd | None:
         """Run the guest on the console; the time limit counts from the first run on.
 
         Raises:
-            UsageError: Unicorn cannot be loaded.
+            UsageError: there is no engine that can.
         """
         if self._engine is None:
             try:
@@ -65,10 +104,14 @@ class GuestRun:
             ConsoleEnds: a person ends the run.
         """
         from sipl.cli.terminal_console import ConsoleEnded
-        from sipl.engine.embedded.engine import ConsoleEnds
+        from sipl.engine.console import ConsoleEnds
 
         try:
             return self._console.read(timeout, room)
         except ConsoleEnded as ended:
             self.ended_by_key = ended.asked
             raise ConsoleEnds(str(ended)) from None
+
+    def descriptor(self) -> int | None:
+        """What becomes readable when something was typed; None if nothing will be."""
+        return self._console.descriptor()

@@ -70,6 +70,10 @@ class Input:
             time.sleep(timeout)
         return b""
 
+    def descriptor(self) -> int | None:
+        """What becomes readable when there is something; None if there will be nothing, or it cannot be told."""
+        return None
+
 
 class PipeInput(Input):
     """A pipe or a file whose bytes are typed for the guest; its end ends nothing."""
@@ -90,6 +94,10 @@ class PipeInput(Input):
             data = b""
         self._more = bool(data)
         return data
+
+    def descriptor(self) -> int | None:
+        """See `Input.descriptor`."""
+        return self._fd if self._more else None
 
 
 class ThreadInput(Input):
@@ -183,6 +191,10 @@ class TerminalInput(Input):
         if not keys:
             raise ConsoleEnded("the terminal is gone", asked=False)
         return self._without_commands(keys)[:room]
+
+    def descriptor(self) -> int | None:
+        """See `Input.descriptor`."""
+        return self._fd
 
     def _without_commands(self, keys: bytes) -> bytes:
         typed = bytearray()
@@ -351,3 +363,7 @@ class Console:
         if self._progress is not None:
             self._progress.tick()
         return self._source.read(timeout, room)
+
+    def descriptor(self) -> int | None:
+        """See `Input.descriptor`."""
+        return self._source.descriptor()

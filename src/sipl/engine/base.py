@@ -22,6 +22,7 @@ class EndKind(StrEnum):
     DONE = "done"  # the guest switched itself off
     SEEN = "seen"  # the console showed the text that was waited for
     REIPL = "re-ipl"  # the guest asked for an IPL
+    RESET = "reset"  # the machine was reset from outside, as at its start
     CRASHED = "crashed"  # the guest stopped in a state that it does not leave
     TIMEOUT = "timeout"  # its time was up
     BREAKPOINT = "breakpoint"  # the guest came to an address at which its run was to end
@@ -42,5 +43,6 @@ class Engine(Protocol):
     def run(self, machine: Machine, state: EntryState) -> GuestEnd | None:
         """Run the guest; guest memory is as the boot side left it and is given up when this returns.
 
-        None is for an engine that runs nothing. After `EndKind.REIPL` the boot side starts again, on the same machine.
+        None is for an engine that runs nothing. After `EndKind.REIPL` and
+        `EndKind.RESET` the boot side starts again, on the same machine.
         """

@@ -6,16 +6,13 @@ is, by what else it left behind; otherwise the PSW is all that can be said.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import Final, NamedTuple, Protocol
 
 from sipl.engine.base import EndKind, GuestEnd
 from sipl.layout.guest_ends import DemoEnd, LoaderEnd
 from sipl.layout.linux import LINUX_MAGIC, LINUX_MAGIC_OFFSET, OS_INFO_MAGIC, OS_INFO_POINTER
 from sipl.layout.sclab import SCLAB_MAGIC
 from sipl.layout.stage3 import KERNEL_ADDRESS, STAGE3_ENTRY, STAGE3_LENGTH
-
-if TYPE_CHECKING:
-    from sipl.machine.memory import GuestMemory
 
 # PSW masks of a disabled wait, apart from the condition code: addressing with 64 and with 31 bits.
 _WAIT_64: Final = 0x0002000180000000
@@ -55,6 +52,15 @@ _STAGE3_END: Final = STAGE3_ENTRY + STAGE3_LENGTH
 _STAGE3_NOT_SECURE: Final = 0x4512
 
 
+class Storage(Protocol):
+    """Absolute storage of the guest that has stopped."""
+
+    size: int
+
+    def read(self, address: int, length: int) -> bytes:
+        """A copy of bytes that are there."""
+
+
 class Stopped(NamedTuple):
     """A guest in a disabled wait; addresses are absolute, but for that of the PSW."""
 
@@ -62,7 +68,7 @@ class Stopped(NamedTuple):
     address: int
     return_address: int  # general register 14, which the code of firmware, loader and Linux returns by
     firmware_base: int | None  # where a real firmware lies if the run began there
-    memory: GuestMemory
+    memory: Storage
 
 
 def explain(stopped: Stopped) -> GuestEnd:

@@ -213,7 +213,7 @@ class Firmware:
             report = secure.report()
             self._predict_loader(psw, secure, reader.block_size)
         self.psw = psw
-        self.hand_over = hand_over(self._platform, area, device, iplb, report, psw)
+        self.hand_over = hand_over(self._platform, area, device, iplb, report, psw, self.components)
 
     def _check_kind(self, device: Device) -> None:
         if device.kind == "scsi-cd":

@@ -7,11 +7,14 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 from sipl.firmware.verdict import FirmwareFault
 from sipl.layout.diag308 import ResponseCode, Subcode
 from sipl.layout.iplb import IPLB_DEVNO_OFFSET, IPLB_SIZE, IplbHeader, IplbType
-from sipl.layout.lowcore import IO_INTERRUPTION_PARAMETER, IPL_PSW, IPLB_POINTER, SUBSYSTEM_ID
+from sipl.layout.lowcore import IO_INTERRUPTION_PARAMETER, IPL_PSW, IPLB_POINTER, LOWCORE_IPL_END, SUBSYSTEM_ID
 from sipl.layout.record import unpack
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from sipl.firmware.area import FirmwareArea
+    from sipl.firmware.components import Component
     from sipl.firmware.platform import Device, Platform
 
 DIAGNOSE_308: Final = 0x308
@@ -24,10 +27,20 @@ class HandOver(NamedTuple):
     iplb_address: int  # absolute, at 0x14 too
     report_address: int  # absolute, 0 without a report
     report_length: int
+    position: int = 0  # of the device in the boot order
+    # Address and length of all that the guest may find in memory: components, and what the boot side left for it.
+    # Whatever else was loaded on the way, for a device that was given up say, is not among it.
+    spans: tuple[tuple[int, int], ...] = ()
 
 
 def hand_over(
-    platform: Platform, area: FirmwareArea, device: Device, iplb: bytes, report: bytes | None, psw: int
+    platform: Platform,
+    area: FirmwareArea,
+    device: Device,
+    iplb: bytes,
+    report: bytes | None,
+    psw: int,
+    components: Iterable[Component],
 ) -> HandOver:
     """Write the report and the lowcore, and hand the IPL parameter block back to the machine.
 
@@ -49,4 +62,16 @@ def hand_over(
     response = platform.diagnose(DIAGNOSE_308, area.iplb, Subcode.SET)
     if response != ResponseCode.OK:
         raise FirmwareFault("DIAGNOSE 308", f"the IPL parameter block is not taken back (response {response:#06x})")
-    return HandOver(psw, area.iplb, area.report if report is not None else 0, len(report) if report is not None else 0)
+    return HandOver(
+        psw=psw,
+        iplb_address=area.iplb,
+        report_address=area.report if report is not None else 0,
+        report_length=len(report) if report is not None else 0,
+        position=device.position,
+        spans=(
+            (0, LOWCORE_IPL_END),
+            (area.iplb, IPLB_SIZE + len(report or b"")),
+            (area.certificates, area.certificates_end - area.certificates),
+            *((component.address, component.length) for component in components),
+        ),
+    )

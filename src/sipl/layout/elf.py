@@ -1,4 +1,7 @@
-"""An ELF file for s390x, as far as a real firmware needs it (docs/embedded-engine.md, "Real firmware")."""
+"""An ELF file for s390x, as far as a firmware needs it.
+
+See docs/embedded-engine.md, "Real firmware", and docs/qemu-engine.md, "The harmless image".
+"""
 
 from __future__ import annotations
 
@@ -10,6 +13,8 @@ from sipl.layout.record import layout
 ELF_MAGIC: Final = b"\x7fELF"
 CLASS_64: Final = 2
 DATA_BIG_ENDIAN: Final = 2
+ELF_VERSION: Final = 1
+TYPE_EXECUTABLE: Final = 2
 TYPE_DYNAMIC: Final = 3  # position independent
 MACHINE_S390: Final = 22
 
@@ -42,30 +47,35 @@ class RelocationType(IntEnum):
     RELATIVE = 12
 
 
-@layout(">4sBB10xHH4xQQ14xHH6x")
+@layout(">4sBBB9xHHIQQ12xHHH6x")
 class ElfHeader(NamedTuple):
     """The first 64 bytes of the file."""
 
     magic: bytes
     word_size: int
     byte_order: int
+    header_version: int
     type: int
     machine: int
+    version: int
     entry: int  # virtual address
     program_headers: int  # offset in the file
+    header_size: int
     program_header_size: int
     program_header_count: int
 
 
-@layout(">I4xQQ8xQQ8x")
+@layout(">IIQQ8xQQQ")
 class ProgramHeader(NamedTuple):
     """One segment, 56 bytes."""
 
     type: int
+    flags: int
     offset: int  # in the file
     address: int  # virtual
     file_size: int
     memory_size: int  # what is longer than in the file is zero
+    alignment: int
 
 
 @layout(">QQ")

@@ -1,4 +1,7 @@
-"""Where sipl's own guests stop: addresses of disabled-wait PSWs (docs/demo-guest.md, docs/formats/loader.md)."""
+"""Where sipl's own guests stop: addresses of disabled-wait PSWs.
+
+See docs/demo-guest.md, docs/formats/loader.md and docs/qemu-engine.md.
+"""
 
 from __future__ import annotations
 
@@ -38,3 +41,16 @@ class LoaderEnd(IntEnum):
     ENVIRONMENT_NOT_LOADED = 0x51B0F0
     ENVIRONMENT_UNKNOWN = 0x51B100  # it does not begin like an environment block
     FAULT = 0x51B1F0  # program interruption
+
+
+class QemuEnd(IntEnum):
+    """The programs that sipl has a QEMU run: the harmless image, the jump, and the collector of a chosen block."""
+
+    BLOCK_STORED = 0x51B210  # harmless image: the IPL parameter block lies behind it
+    NO_BLOCK = 0x51B220  # harmless image: QEMU has none
+    IMAGE_FAULT = 0x51B230  # harmless image: program interruption
+    BLOCK_REFUSED = 0x51B240  # jump: QEMU does not take the IPL parameter block
+    BLOCK_CHANGED = 0x51B250  # jump: QEMU gives another one back
+    CHOICE_STORED = 0x51B260  # collector: the block that the guest chose lies behind it
+    NO_CHOICE = 0x51B270  # collector: QEMU has none
+    COLLECTOR_FAULT = 0x51B280  # collector: program interruption

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from sipl.disk.host_file import HostFile
 from sipl.errors import ImageFormatError, RefusedToStart
@@ -35,8 +35,15 @@ def check_direct_kernel(path: str, flags: IplbFlags, warn: Callable[[Reason, Lev
         warn(Reason.DIRECT_KERNEL_NOT_VERIFIED, Level.WARNING, path, message)
 
 
-def load_kernel(path: str, memory: GuestMemory, limit: int) -> int:
-    """Load a kernel image at absolute 0; the result is the short PSW that starts it.
+class DirectKernel(NamedTuple):
+    """A kernel that lies at absolute 0: the short PSW that starts it, and its size in bytes."""
+
+    psw: int
+    size: int
+
+
+def load_kernel(path: str, memory: GuestMemory, limit: int) -> DirectKernel:
+    """Load a kernel image at absolute 0.
 
     `limit` is the address that the image must end below.
 
@@ -57,4 +64,5 @@ def load_kernel(path: str, memory: GuestMemory, limit: int) -> int:
         )
     linux = memory.read(KERNEL_ADDRESS + LINUX_MAGIC_OFFSET, len(LINUX_MAGIC)) == LINUX_MAGIC
     word = int.from_bytes(memory.read(_PSW_ADDRESS_FIELD, 4), "big")
-    return PSW_SHORT_64_BIT | (KERNEL_ADDRESS if linux else word & PSW_ADDRESS_MASK)
+    psw = PSW_SHORT_64_BIT | (KERNEL_ADDRESS if linux else word & PSW_ADDRESS_MASK)
+    return DirectKernel(psw, file.size)

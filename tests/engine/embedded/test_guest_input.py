@@ -7,7 +7,7 @@ from guest_asm import program
 from guest_lab import Console, EndKind
 
 import sipl
-from sipl.engine.embedded.engine import TYPED_LIMIT, ConsoleEnds
+from sipl.engine.console import TYPED_LIMIT, ConsoleEnds
 from sipl.machine.sclp_events import INPUT_LIMIT
 
 

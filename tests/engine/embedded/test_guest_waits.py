@@ -13,7 +13,7 @@ from ipl_lab import LOADER, PARAMETERS, PSW, Execute, Load, code, kernel_bytes, 
 from sipl import ipl
 from sipl.disk.open import open_image
 from sipl.engine.embedded.engine import EmbeddedEngine
-from sipl.engine.embedded.waits import Stopped, explain
+from sipl.engine.waits import Stopped, explain
 from sipl.layout.guest_ends import DemoEnd, LoaderEnd
 from sipl.machine.memory import GuestMemory
 from sipl.machine.options import MachineOptions

@@ -9,7 +9,8 @@ from guest_lab import Console, EndKind
 
 import sipl
 from sipl.disk.open import open_image
-from sipl.engine.embedded.engine import ConsoleEnds, EmbeddedEngine
+from sipl.engine.console import ConsoleEnds
+from sipl.engine.embedded.engine import EmbeddedEngine
 from sipl.machine.options import MachineOptions
 from sipl.reasons import Outcome, Reason
 from sipl.settings import Disk, Settings

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import threading
 import time
-from typing import TYPE_CHECKING, Final, Protocol
+from typing import TYPE_CHECKING, Final
 
 from sipl.disk.overlay import WritableDisk
 from sipl.engine.base import EndKind, GuestEnd
+from sipl.engine.console import TYPED_LIMIT, Awaited, ConsoleEnds, Silent
 from sipl.engine.embedded.cpu_complex import CpuComplex, ProgramLoop
 from sipl.engine.embedded.guest_cpu import PSW_EXTERNAL, PSW_IO
 from sipl.engine.embedded.interruptions import CR0_SERVICE_SIGNAL
 from sipl.engine.embedded.unicorn_cpu import A0, F0, R0
-from sipl.engine.embedded.waits import Stopped, explain
 from sipl.engine.embedded.watch import Watch
+from sipl.engine.waits import Stopped, explain
 from sipl.layout.diag308 import Subcode
 from sipl.layout.lowcore import PSW_ADDRESS_MASK
 from sipl.machine.boot_devices import DeviceKind
@@ -30,6 +31,7 @@ from sipl.machine.virtio.scsi import VirtioScsi
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from sipl.engine.console import GuestConsole
     from sipl.firmware.hand_over import HandOver
     from sipl.machine.machine import Machine
 
@@ -37,9 +39,6 @@ if TYPE_CHECKING:
 # however fast the CPU is, and this one is slow.
 TOD_SCALE: Final = 0.25
 ENTROPY_DEVNO: Final = 0xFFFE
-# What was typed and the guest's console has not taken, in bytes: a look at the keyboard seldom finds more. The console
-# keeps 64 KiB for a guest that does not read; what comes then waits where it comes from, or is lost as on any terminal.
-TYPED_LIMIT: Final = 4096
 # Looking at the host's clock, and at the person, costs a system call: once in this many interruption points.
 _LOOK_EVERY: Final = 256
 # How long a waiting guest may sleep before the person is looked for again, in seconds.
@@ -49,38 +48,6 @@ _LONGEST_SLEEP: Final = 0.2
 _INITIAL_CONTROL: Final = {0: 0xE0, 14: 0xC2000000}
 # General, access and floating-point registers: an initial CPU reset leaves them as they are.
 _KEPT: Final = tuple(first + number for first in (R0, A0, F0) for number in range(16))
-
-
-class GuestConsole(Protocol):
-    """The other end of the guest's console."""
-
-    def write(self, data: bytes) -> None:
-        """The guest writes, in bytes as a terminal takes them."""
-
-    def read(self, timeout: float, room: int) -> bytes:
-        """What was typed for the guest, at most `room` bytes; waits up to `timeout` seconds. b"" if there is nothing.
-
-        It is called without room, too: a person may want to end the run of a guest that does not read.
-
-        Raises:
-            ConsoleEnds: the person ends the run.
-        """
-
-
-class ConsoleEnds(Exception):
-    """The person in front of the console has ended the run; the text says how."""
-
-
-class _Silent:
-    """A console without a person."""
-
-    def write(self, data: bytes) -> None:
-        """Nobody reads."""
-
-    def read(self, timeout: float, room: int) -> bytes:
-        """Nobody types."""
-        time.sleep(timeout)
-        return b""
 
 
 class _End(Exception):
@@ -99,11 +66,10 @@ class EmbeddedEngine:
     def __init__(
         self, console: GuestConsole | None = None, timeout: float | None = None, until: str | None = None
     ) -> None:
-        self.console = console or _Silent()
+        self.console = console or Silent()
         self._deadline = None if timeout is None else time.monotonic() + timeout
         self._timeout = timeout
-        self._until = None if until is None else until.encode()
-        self._shown = b""
+        self._until = Awaited(until)
         self._looks = self._looks_seen = 0
         self._console_lock = threading.Lock()
         self._typed = bytearray()
@@ -176,10 +142,8 @@ class EmbeddedEngine:
 
     def _write(self, data: bytes) -> None:
         self.console.write(data)
-        if self._until is not None:
-            self._shown = (self._shown + data)[-len(self._until) - len(data) :]
-            if self._until in self._shown:
-                raise _End(EndKind.SEEN, f"the console shows '{self._until.decode()}'")
+        if self._until.seen(data):
+            raise _End(EndKind.SEEN, self._until.sentence())
 
     # The run
 

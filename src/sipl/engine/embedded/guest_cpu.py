@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from sipl.engine.embedded.dat import walk
+from sipl.engine.dat import walk
 from sipl.engine.embedded.unicorn_cpu import CR0, FETCH, PC, PSWM, R0, STORE, UnicornCpu
 from sipl.machine.cpu import Cpu
 
