@@ -1,0 +1,167 @@
+"""The QEMU engine: places what was verified into a stock QEMU, has it run, and takes it back for every IPL.
+
+docs/qemu-engine.md tells what happens in which order, and why no way leads around the verification.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING
+
+from sipl.engine.base import EndKind, GuestEnd
+from sipl.engine.console import Awaited, Silent
+from sipl.engine.qemu.guest_process import GuestProcess
+from sipl.engine.qemu.loop import Loop
+from sipl.engine.qemu.placing import place
+from sipl.engine.qemu.program import QemuUnable, check_version
+from sipl.engine.qemu.qmp import QemuEnded, QmpError
+from sipl.engine.qemu.run import Run, RunEnd
+
+if TYPE_CHECKING:
+    from sipl.disk.image import Image
+    from sipl.engine.console import WatchedConsole
+    from sipl.engine.qemu.relays import Relays
+    from sipl.engine.qemu.setup import Setup
+    from sipl.firmware.hand_over import HandOver
+    from sipl.machine.machine import Machine
+
+
+class QemuEngine:
+    """Runs guests in QEMU processes, one for each IPL.
+
+    `console` is what the guest writes to and reads from; `timeout` ends a run after so many seconds, `until` as soon as
+    the console has shown this text. `start` may be called before the first `run`, so that QEMU starts while sipl
+    verifies; `open_image` is the `opener` for `sipl.ipl.boot`. `version` is QEMU's, as soon as it has said it.
+    """
+
+    def __init__(
+        self,
+        setup: Setup,
+        console: WatchedConsole | None = None,
+        timeout: float | None = None,
+        until: str | None = None,
+        relays: Relays | None = None,
+        loop: Loop | None = None,
+    ) -> None:
+        self.setup = setup
+        self.console: WatchedConsole = console or Silent()
+        self.timeout = timeout
+        self._deadline = None if timeout is None else time.monotonic() + timeout
+        self.until = Awaited(until)
+        self.relays = relays
+        self.loop = loop or Loop()
+        self._process: GuestProcess | None = None
+        self.typed = bytearray()
+        self.version: tuple[int, int, int] | None = None
+
+    def seconds_left(self) -> float | None:
+        """Of the time that the guest was given; None without a limit."""
+        return None if self._deadline is None else self._deadline - time.monotonic()
+
+    def open_image(self, position: int) -> Image:
+        """The image of a disk of the boot order; with the first one, QEMU is started.
+
+        Raises:
+            UndecidedError: an image cannot be opened.
+            UsageError: an image is in use.
+            QemuUnable: QEMU cannot be started.
+        """
+        self.start()
+        image = self.setup.images[position]
+        if image is None:
+            raise AssertionError("unreachable: devices without blocks are not opened")
+        return image
+
+    def start(self) -> None:
+        """Start a QEMU that stands before its first instruction, unless there is one already; does not wait for it.
+
+        Raises:
+            QemuUnable: it cannot be started.
+            UndecidedError: an image cannot be opened.
+            UsageError: an image is in use, or the host has no room for the guest's memory.
+        """
+        if self._process is None:
+            self.setup.open()
+            self._process = GuestProcess(self.setup)
+
+    def wait_until_ready(self) -> None:
+        """Wait until QEMU has made its machine.
+
+        Raises:
+            QemuUnable: it has not, it is too old, or it cannot be started.
+        """
+        self._ready()
+
+    def name(self) -> str:
+        """QEMU's version, and how it runs the guest; raises as `wait_until_ready`."""
+        qemu = self._ready().qemu
+        numbers = ".".join(map(str, self.version or ()))
+        kvm = qemu.qmp.execute("query-kvm")
+        return f"QEMU {numbers} ({'KVM' if isinstance(kvm, dict) and kvm.get('enabled') else 'TCG'})"
+
+    def _ready(self) -> GuestProcess:
+        self.start()
+        process = self._process
+        if process is None:
+            raise AssertionError("unreachable: it was started")
+        if not process.greeted:
+            self.version = process.qemu.greet()
+            check_version(self.version)
+            process.greeted = True
+        return process
+
+    def close(self) -> None:
+        """End QEMU, if it still runs."""
+        process, self._process = self._process, None
+        if process is not None:
+            process.close()
+
+    def run(self, machine: Machine, state: HandOver) -> GuestEnd:
+        """Place the guest into a QEMU and have it run.
+
+        Raises:
+            QemuUnable: QEMU cannot be started, is too old, or refuses what it is asked for.
+            UsageError: QEMU's machine is not the one that was verified, or somebody started it before.
+            UndecidedError: an image cannot be read any more after the run.
+        """
+        process = self._ready()
+        images = [image for image in self.setup.images if image is not None]
+        try:
+            for image in images:
+                image.lend()
+            try:
+                end = self._run_in(process, machine, state)
+            finally:
+                process.qemu.quit()
+                self.close()
+                if self.relays is not None:
+                    self.relays.ended(None)
+        except (QemuEnded, QmpError) as error:
+            raise QemuUnable("QEMU", str(error), "does it run by itself?") from error
+        for image in images:
+            image.renew()
+        if end.kind in (EndKind.REIPL, EndKind.RESET):
+            self.start()
+        return end
+
+    def _run_in(self, process: GuestProcess, machine: Machine, state: HandOver) -> GuestEnd:
+        position = state.position
+        booted = state.iplb_address != 0
+        image_at = place(
+            process.qemu.qmp,
+            process.ram,
+            machine.memory,
+            state,
+            machine.devices[position] if booted else None,
+            self.setup.device_ids[position] if booted else None,
+        )
+        run = Run(self, process, machine, image_at)
+        try:
+            run.go(state)
+        except RunEnd as end:
+            if end.end.kind in (EndKind.REIPL, EndKind.RESET) and self.relays is not None:
+                self.relays.ended(run.reset or "guest-reset")
+            return end.end
+        finally:
+            run.forget()
+        raise AssertionError("unreachable: a run ends with an exception")

@@ -1,0 +1,174 @@
+"""What a user's monitor may ask of a QEMU whose guest was verified.
+
+A monitor is for the administration of the host. Yet a few commands put unverified code into the guest, take the guest
+to where no IPL is verified, or change things that belong to sipl, so that the next IPL would start something else than
+the user believes. Those are refused by name, and so is what is not known here: a QEMU that comes later may have
+anything.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING, Final
+
+from sipl.errors import SiplError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+
+class CommandRefused(SiplError):
+    """A command is not passed on to QEMU; `where` is its name."""
+
+
+_FOREIGN_STATE: Final = "it puts memory into the guest that nobody has verified"
+_AWAY: Final = "the guest would go on where no IPL is verified"
+_IMAGES: Final = "the next IPL starts from the images that sipl has opened, without this change"
+_INTO_GUEST: Final = "it can change the guest's memory and registers"
+_ENGINES: Final = "this connection is sipl's own"
+_UNKNOWN: Final = "sipl does not know whether it keeps unverified code out"
+_HINT: Final = "a guest under secure or audit IPL is guarded"
+
+
+def _names(text: str) -> frozenset[str]:
+    return frozenset(text.split())
+
+
+# Commands with a reason of their own.
+_REASONS: Final = {
+    **dict.fromkeys(
+        ("migrate-incoming", "migrate-recover", "snapshot-load", "xen-load-devices-state", "replay-seek"),
+        _FOREIGN_STATE,
+    ),
+    **dict.fromkeys(("loadvm", "migrate_incoming", "migrate_recover", "replay_seek"), _FOREIGN_STATE),
+    **dict.fromkeys(("migrate", "migrate-continue", "migrate-start-postcopy", "xen-save-devices-state"), _AWAY),
+    **dict.fromkeys(("migrate_continue", "migrate_start_postcopy"), _AWAY),
+    **dict.fromkeys(
+        _names(
+            "block-commit block-stream block_resize blockdev-change-medium blockdev-close-tray blockdev-create "
+            "blockdev-insert-medium blockdev-mirror blockdev-open-tray blockdev-remove-medium blockdev-reopen "
+            "blockdev-snapshot blockdev-snapshot-sync change-backing-file drive-mirror eject x-blockdev-change "
+            "change commit block_stream drive_add drive_del drive_mirror snapshot_blkdev qemu-io"
+        ),
+        _IMAGES,
+    ),
+    **dict.fromkeys(("gdbserver", "o", "mce", "xen-event-inject"), _INTO_GUEST),
+    **dict.fromkeys(("chardev-change", "yank"), _ENGINES),
+}
+
+# Those that look, and those that change nothing which an IPL or the guest's code depends on.
+_ALLOWED: Final = _names(
+    # the run of the guest; each reset ends in an IPL by sipl, and of set-action the relay keeps what could change that
+    "cont stop quit system_reset system_powerdown system_wakeup inject-nmi watchdog-set-action set-action "
+    # looking; memory and keys are written to files of the host
+    "device-list-properties qom-get qom-list qom-list-properties qom-list-types trace-event-get-state "
+    "trace-event-set-state memsave pmemsave dump-guest-memory dump-skeys dumpdtb screendump calc-dirty-rate "
+    # people
+    "add_client change-vnc-password set_password expire_password display-reload display-update send-key "
+    "input-send-event client_migrate_info ringbuf-read ringbuf-write "
+    # devices and what stands behind them
+    "device_add device_del object-add object-del netdev_add netdev_del set_link announce-self balloon "
+    "chardev-add chardev-remove chardev-send-break add-fd remove-fd getfd closefd qom-set set-cpu-topology "
+    "request-ebpf device-sync-config "
+    # disks: none of these changes what an image consists of
+    "blockdev-add blockdev-del blockdev-backup drive-backup block_set_io_throttle block-latency-histogram-set "
+    "block-set-write-threshold block-dirty-bitmap-add block-dirty-bitmap-clear block-dirty-bitmap-disable "
+    "block-dirty-bitmap-enable block-dirty-bitmap-merge block-dirty-bitmap-remove block-export-add "
+    "block-export-del nbd-server-start nbd-server-stop nbd-server-add nbd-server-remove snapshot-save "
+    "snapshot-delete blockdev-snapshot-internal-sync blockdev-snapshot-delete-internal-sync transaction "
+    "block-job-cancel block-job-change block-job-complete block-job-dismiss block-job-finalize block-job-pause "
+    "block-job-resume block-job-set-speed job-cancel job-complete job-dismiss job-finalize job-pause job-resume "
+    # libvirt sets these at every start; nothing moves by them
+    "migrate-set-capabilities migrate-set-parameters migrate_cancel migrate-pause "
+    "set-vcpu-dirty-limit cancel-vcpu-dirty-limit human-monitor-command"
+)
+_QUERY: Final = re.compile(r"(x-)?query-[a-z0-9-]+", re.ASCII)
+
+_IN_TRANSACTION: Final = _names(
+    "abort blockdev-backup drive-backup block-dirty-bitmap-add block-dirty-bitmap-clear block-dirty-bitmap-disable "
+    "block-dirty-bitmap-enable block-dirty-bitmap-merge block-dirty-bitmap-remove "
+    "blockdev-snapshot-internal-sync"
+)
+
+# Devices that a guest drives; a loader (which writes memory) and parts of the machine itself are not among them.
+_DEVICE: Final = re.compile(
+    r"(virtio|vhost|scsi|vfio|usb)-[a-z0-9-]+|virtserialport|virtconsole|zpci|pci-bridge|diag288|e1000e?|rtl8139|nvme|"
+    r"[a-zA-Z0-9._-]+-s390x-cpu",
+    re.ASCII,
+)
+# What stands behind devices. Not: qtest, which writes guest memory, remote objects, and whatever comes later.
+_OBJECT: Final = re.compile(
+    r"secret|secret_keyring|iothread|throttle-group|thread-context|pr-manager-helper|rng-(random|egd|builtin)|"
+    r"tls-creds-(anon|psk|x509)|tls-cipher-suites|authz-(list|list-file|pam|simple)|"
+    r"cryptodev-(backend-builtin|backend-lkcf|vhost-user)|memory-backend-(ram|memfd|file|shm)|filter-dump|input-linux",
+    re.ASCII,
+)
+_DISPLAY: Final = re.compile(r"vnc|spice|@dbus-display", re.ASCII)
+# An object or a device by its id and no further: what it points to may be a part of the machine.
+_OWN_OBJECT: Final = re.compile(r"/(objects|machine/peripheral|machine/peripheral-anon)/[^/]+", re.ASCII)
+
+_HUMAN: Final = _names(
+    "help ? info cont c stop s quit q exit system_reset system_powerdown system_wakeup nmi watchdog_action "
+    "x xp print p sum gva2gpa gpa2hva gpa2hpa memsave pmemsave dump-guest-memory dump_skeys dumpdtb screendump "
+    "log logfile trace-event trace-file sync-profile singlestep one-insn-per-tb cpu "
+    "sendkey mouse_move mouse_button mouse_set balloon set_link announce_self set_password expire_password "
+    "hostfwd_add hostfwd_remove netdev_del device_del object_del chardev-send-break "
+    "ringbuf_read ringbuf_write savevm delvm qom-get qom-list "
+    "block_set_io_throttle block_job_cancel block_job_pause block_job_resume block_job_set_speed "
+    "migrate_cancel migrate_pause migrate_set_capability migrate_set_parameter"
+)
+_HUMAN_NAME: Final = re.compile(r"[ \t]*([^ \t/]*)", re.ASCII)
+_CONTROL: Final = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")
+
+
+def judge(command: str, arguments: Mapping[str, object]) -> None:
+    """Whether a QMP command may be passed on to a QEMU whose guest was verified.
+
+    Raises:
+        CommandRefused: it may not; says why.
+    """
+    if command not in _ALLOWED and not _QUERY.fullmatch(command):
+        raise CommandRefused(command, _REASONS.get(command, _UNKNOWN), _HINT)
+    if command == "human-monitor-command":
+        judge_human(str(arguments.get("command-line", "")))
+    elif command == "device_add" and not _matches(_DEVICE, arguments.get("driver")):
+        raise CommandRefused(f"{command} {arguments.get('driver')}", _UNKNOWN, _HINT)
+    elif command == "object-add" and not _matches(_OBJECT, arguments.get("qom-type")):
+        raise CommandRefused(f"{command} {arguments.get('qom-type')}", _UNKNOWN, _HINT)
+    elif command == "qom-set" and not _matches(_OWN_OBJECT, arguments.get("path")):
+        raise CommandRefused(
+            f"{command} {arguments.get('path')}",
+            "it may belong to the machine, which is sipl's",
+            "what can be set is /objects/ID and /machine/peripheral/ID",
+        )
+    elif command == "add_client" and not _matches(_DISPLAY, arguments.get("protocol")):
+        raise CommandRefused(f"{command} {arguments.get('protocol')}", _ENGINES, "vnc and spice can have clients added")
+    elif command == "transaction":
+        _judge_transaction(arguments.get("actions"))
+
+
+def judge_human(line: str) -> None:
+    """Whether a line may be passed on to QEMU's human monitor.
+
+    The name decides; commands that have devices, objects or images as text are for QMP.
+
+    Raises:
+        CommandRefused: it may not; says why.
+    """
+    if _CONTROL.search(line):
+        raise CommandRefused("", "a line for the monitor has no control characters")
+    found = _HUMAN_NAME.match(line)
+    name = found[1] if found else ""
+    if name not in _HUMAN:
+        raise CommandRefused(name, _REASONS.get(name, _UNKNOWN), _HINT)
+
+
+def _judge_transaction(actions: object) -> None:
+    for action in actions if isinstance(actions, list) else ():
+        kind = action.get("type") if isinstance(action, dict) else None
+        if not isinstance(kind, str) or kind not in _IN_TRANSACTION:
+            raise CommandRefused(f"transaction {kind}", _REASONS.get(str(kind), _UNKNOWN), _HINT)
+
+
+def _matches(pattern: re.Pattern[str], value: object) -> bool:
+    return isinstance(value, str) and pattern.fullmatch(value) is not None

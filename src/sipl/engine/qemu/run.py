@@ -1,0 +1,307 @@
+"""A guest in a QEMU process, from its start to its end: what is waited for, and what it means (docs/qemu-engine.md)."""
+
+from __future__ import annotations
+
+import re
+import signal
+import sys
+import time
+from typing import TYPE_CHECKING, Final
+
+from sipl.engine.base import EndKind, GuestEnd
+from sipl.engine.console import TYPED_LIMIT, ConsoleEnds
+from sipl.engine.qemu.failed_reipl import chosen_block
+from sipl.engine.qemu.harmless import stored_block
+from sipl.engine.qemu.qmp import QemuEnded
+from sipl.engine.waits import Stopped, explain
+from sipl.layout.guest_ends import QemuEnd
+from sipl.layout.stage3 import KERNEL_ADDRESS
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from sipl.engine.qemu.engine import QemuEngine
+    from sipl.engine.qemu.guest_process import GuestProcess
+    from sipl.engine.qemu.has_secure import HasSecure
+    from sipl.engine.qemu.loop import Loop
+    from sipl.engine.qemu.qmp import Message
+    from sipl.firmware.hand_over import HandOver
+    from sipl.machine.machine import Machine
+
+# How often the person is looked for where nothing tells that there is one, in seconds.
+_LOOK: Final = 0.2
+_CHUNK: Final = 1 << 16
+# A socket holds a few hundred KiB; a guest that goes on writing must not keep its end from being seen.
+_LAST_WORDS: Final = 64
+# How long the CPU of a stopped guest may take to store the block that it has set, in seconds.
+_COLLECT_TIMEOUT: Final = 5.0
+# How long a QEMU that has hung up may take to end, in seconds.
+_END_TIMEOUT: Final = 10.0
+_AFTER_RESET: Final = frozenset({QemuEnd.BLOCK_STORED, QemuEnd.NO_BLOCK, QemuEnd.IMAGE_FAULT})
+# Resets that the guest asked for; the others came from outside.
+_BY_GUEST: Final = frozenset({"guest-reset"})
+_JUMP_ENDS: Final = {
+    QemuEnd.BLOCK_REFUSED: "QEMU did not take the IPL parameter block",
+    QemuEnd.BLOCK_CHANGED: "QEMU did not give the IPL parameter block back as it got it",
+}
+# Why QEMU says that it shuts down, and how a run ends then.
+_SHUTDOWNS: Final = {
+    "guest-shutdown": (EndKind.DONE, "the guest has switched itself off"),
+    "guest-reset": (EndKind.DONE, "the guest asked for an IPL, and QEMU was told to end then"),
+    "guest-panic": (EndKind.CRASHED, "the guest crashed, and QEMU was told to end then"),
+    "host-qmp-quit": (EndKind.ENDED, "a monitor ended QEMU"),
+    "host-qmp-system-reset": (EndKind.ENDED, "a monitor reset the machine, and QEMU was told to end then"),
+    "host-signal": (EndKind.ENDED, "a signal ended QEMU"),
+    "host-ui": (EndKind.ENDED, "a person closed QEMU's display"),
+}
+
+
+class RunEnd(Exception):
+    """The run has ended: `end` says how."""
+
+    def __init__(self, kind: EndKind, message: str) -> None:
+        self.end = GuestEnd(kind, message)
+        super().__init__(message)
+
+
+class Run:
+    """A guest in one QEMU process, from its start to its end."""
+
+    def __init__(self, engine: QemuEngine, process: GuestProcess, machine: Machine, image_at: int) -> None:
+        self._engine = engine
+        self._process = process
+        self._machine = machine
+        self._image_at = image_at
+        self._qemu = process.qemu
+        self._watched: set[int] = set()
+        self._person: int | None = None
+        self._shutdown: tuple[EndKind, str] | None = None
+        self.reset: str | None = None  # why the machine was reset, in QEMU's words
+
+    # What is waited for
+
+    def go(self, state: HandOver) -> None:
+        """Start the guest, and go on until its run ends; always raises RunEnd."""
+        qmp = self._qemu.qmp
+        self._attach_has_secure(state)
+        self._watch(qmp.fileno(), self._on_qmp)
+        self._watch(self._qemu.errors, self._on_errors)
+        if self._process.console is not None:
+            self._watch(self._process.console.fileno(), self._on_console)
+        if self._engine.relays is not None:
+            self._engine.relays.placed(started_by_engine=not self._engine.setup.held)
+        if not self._engine.setup.held:
+            qmp.execute("cont")
+        while True:
+            self._take_events()
+            self._look()
+            self._loop_turn()
+
+    @property
+    def _loop(self) -> Loop:
+        return self._engine.loop
+
+    def _watch(self, descriptor: int, reading: Callable[[], object]) -> None:
+        self._watched.add(descriptor)
+        self._loop.watch(descriptor, reading)
+
+    def _unwatch(self, descriptor: int) -> None:
+        if descriptor in self._watched:
+            self._watched.discard(descriptor)
+            self._loop.forget(descriptor)
+
+    def forget(self) -> None:
+        """Watch nothing of this run any more."""
+        for descriptor in tuple(self._watched):
+            self._unwatch(descriptor)
+
+    def _loop_turn(self) -> None:
+        wait = _LOOK
+        left = self._engine.seconds_left()
+        if left is not None:
+            wait = min(wait, max(0.0, left))
+        secure = self._process.has_secure
+        if secure is not None and secure.active and secure.deadline is not None:
+            wait = min(wait, max(0.0, secure.deadline - time.monotonic()))
+        self._watch_person()
+        self._loop.turn(wait)
+
+    # The person and the console
+
+    def _watch_person(self) -> None:
+        """Wait for what is typed as long as there is room for it; without room it is looked at now and then."""
+        room = len(self._engine.typed) < TYPED_LIMIT
+        person = self._engine.console.descriptor() if room else None
+        if person != self._person:
+            if self._person is not None:
+                self._unwatch(self._person)
+            if person is not None:
+                self._watch(person, self._look)
+            self._person = person
+
+    def _look(self) -> None:
+        """The clock on the wall, the person, and the debugger's time limit."""
+        left = self._engine.seconds_left()
+        if left is not None and left <= 0:
+            given = self._engine.timeout
+            raise RunEnd(EndKind.TIMEOUT, f"the guest ran for {given:g} s, which is what it was given")
+        typed = self._engine.typed
+        try:
+            typed += self._engine.console.read(0, TYPED_LIMIT - len(typed))
+        except ConsoleEnds as end:
+            raise RunEnd(EndKind.ENDED, str(end)) from None
+        self._send_typed()
+        secure = self._process.has_secure
+        due = secure.deadline if secure is not None and secure.active else None
+        if secure is not None and due is not None and time.monotonic() >= due:
+            self._leave_secure(secure)
+
+    def _send_typed(self) -> None:
+        console, typed = self._process.console, self._engine.typed
+        if console is None or not typed:
+            return
+        try:
+            del typed[: console.send(typed)]
+        except BlockingIOError:
+            return  # the next look tries again
+        except OSError:
+            typed.clear()
+
+    def _on_console(self) -> bool:
+        """Show what the guest has written; False if there is nothing."""
+        console = self._process.console
+        if console is None:
+            return False
+        try:
+            data = console.recv(_CHUNK)
+        except BlockingIOError:
+            return False
+        except OSError:
+            data = b""
+        if not data:
+            self._unwatch(console.fileno())
+            return False
+        self._engine.console.write(data)
+        if self._engine.until.seen(data):
+            raise RunEnd(EndKind.SEEN, self._engine.until.sentence())
+        return True
+
+    def _on_errors(self) -> None:
+        data = self._qemu.read_errors()
+        if not data:
+            self._unwatch(self._qemu.errors)
+        elif not self._engine.setup.own_terminal:
+            sys.stderr.write(data.decode("utf-8", "replace"))
+            sys.stderr.flush()
+
+    # The debugger's stub
+
+    def _attach_has_secure(self, state: HandOver) -> None:
+        secure = self._process.has_secure
+        if secure is None:
+            return
+        kernel = next(
+            ((address, length) for address, length in state.spans if address <= KERNEL_ADDRESS < address + length),
+            (KERNEL_ADDRESS, 0),
+        )
+        secure.attach(self._process.ram.view, kernel)
+        if secure.active:
+            self._watch(secure.fileno(), self._on_secure)
+
+    def _on_secure(self) -> None:
+        secure = self._process.has_secure
+        if secure is not None:
+            descriptor = secure.fileno()
+            secure.on_readable()
+            if not secure.active:
+                self._unwatch(descriptor)
+
+    def _leave_secure(self, secure: HasSecure) -> None:
+        self._unwatch(secure.fileno())
+        secure.leave()
+
+    # What QEMU says
+
+    def _on_qmp(self) -> None:
+        try:
+            self._qemu.qmp.receive()
+        except QemuEnded:
+            self._take_events()
+            raise self._ended() from None
+
+    def _take_events(self) -> None:
+        events = self._qemu.qmp.events
+        if events:
+            # What the guest wrote before it stopped is on its way already.
+            for _ in range(_LAST_WORDS):
+                if not self._on_console():
+                    break
+        while events:
+            self._on_event(events.popleft())
+
+    def _on_event(self, event: Message) -> None:
+        data = event.get("data")
+        details: Message = data if isinstance(data, dict) else {}
+        match event.get("event"):
+            case "RESUME":
+                if self._process.has_secure is not None:
+                    self._process.has_secure.guest_runs()
+            case "RESET":
+                self.reset = str(details.get("reason", "guest-reset"))
+            case "SHUTDOWN":
+                reason = str(details.get("reason"))
+                self._shutdown = _SHUTDOWNS.get(reason, (EndKind.ENDED, f"QEMU shut the machine down ({reason})"))
+            case "GUEST_PANICKED":
+                self._on_panic(details)
+
+    def _on_panic(self, details: Message) -> None:
+        """All CPUs, or the only one, are in a state that they do not leave."""
+        found = details.get("info")
+        info: Message = found if isinstance(found, dict) else {}
+        reason = str(info.get("reason"))
+        numbers = [info.get(name) for name in ("core", "psw-mask", "psw-addr")]
+        core, mask, address = (number if isinstance(number, int) else 0 for number in numbers)
+        if reason != "disabled-wait":
+            raise RunEnd(EndKind.CRASHED, f"the guest only ends in a {reason.replace('-', ' ')}")
+        if self.reset is not None and address in _AFTER_RESET:
+            raise self._reset_end(address)
+        if address in _JUMP_ENDS:
+            raise RunEnd(EndKind.CRASHED, _JUMP_ENDS[QemuEnd(address)])
+        ram = self._process.ram
+        block = chosen_block(self._qemu.qmp, ram, self._image_at, core, mask, address, _COLLECT_TIMEOUT)
+        if block is not None:
+            self._choose(block)
+            raise RunEnd(EndKind.REIPL, "the guest asked for an IPL")
+        if any(event.get("event") == "RESET" for event in self._qemu.qmp.events):
+            raise RunEnd(EndKind.RESET, "the machine was reset")
+        if self._engine.relays is not None:
+            self._engine.relays.show_crash()
+        registers = self._qemu.qmp.human("info registers")
+        end = explain(Stopped(mask, address, _register_14(registers), None, ram))
+        raise RunEnd(end.kind, end.message)
+
+    def _reset_end(self, address: int) -> RunEnd:
+        by_guest = self.reset in _BY_GUEST
+        if by_guest and address == QemuEnd.BLOCK_STORED:
+            self._choose(stored_block(self._process.ram, self._image_at))
+            return RunEnd(EndKind.REIPL, "the guest asked for an IPL")
+        return RunEnd(EndKind.RESET, "the machine was reset")
+
+    def _choose(self, block: bytes) -> None:
+        """The guest's wish for the next IPL: its device and loadparm; whether it may have them is decided then."""
+        self._machine.ipl_device.set_block(block)
+
+    def _ended(self) -> RunEnd:
+        """QEMU has hung up."""
+        status = self._qemu.wait(_END_TIMEOUT)
+        if self._shutdown is not None:
+            return RunEnd(*self._shutdown)
+        if status is not None and status < 0:
+            return RunEnd(EndKind.ENDED, f"QEMU was ended by {signal.Signals(-status).name}")
+        complaint = self._qemu.complaint()
+        return RunEnd(EndKind.ENDED, f"QEMU ended by itself{f': {complaint}' if complaint else ''}")
+
+
+def _register_14(registers: str) -> int:
+    found = re.search(r"\bR14=([0-9a-f]{16})\b", registers)
+    return int(found[1], 16) if found else 0
