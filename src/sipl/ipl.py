@@ -23,11 +23,15 @@ from sipl.settings import Disk, Settings
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
+    from typing import TypeAlias
 
     from sipl.disk.block_device import BlockDevice
     from sipl.disk.image import Image
     from sipl.engine.base import Engine
     from sipl.report.model import Report
+
+    # Gives the image of the disk at a position of the boot order, as it is then.
+    Opener: TypeAlias = Callable[[int], Image]
 
 _HAVE_BLOCKS: Final = frozenset({DeviceKind.VIRTIO_BLK, DeviceKind.VIRTIO_SCSI, DeviceKind.SCSI_CD})
 _CD_BLOCK_SIZE: Final = 2048
@@ -41,7 +45,7 @@ def boot(
     settings: Settings = _DEFAULTS,
     engine: Engine | None = None,
     announce: Callable[[Report], object] | None = None,
-    opener: Callable[[int], Image] | None = None,
+    opener: Opener | None = None,
 ) -> Report:
     """IPL one guest from disks in boot order, and let `engine` run it when the boot side hands over.
 
@@ -97,7 +101,7 @@ def _prepared(
     use: Callable[[_Ready], Report],
     *,
     runs: bool = False,
-    opener: Callable[[int], Image] | None = None,
+    opener: Opener | None = None,
 ) -> Report:
     """Open disks and certificates, and report what keeps the machine from starting."""
     log = FindingLog()
@@ -130,7 +134,7 @@ class _Ready:
         stack: ExitStack,
         *,
         runs: bool,
-        opener: Callable[[int], Image] | None = None,
+        opener: Opener | None = None,
     ) -> None:
         """Open everything; with `runs` a guest will run, whose disks it can write to. `opener` is as in `boot`."""
         self._runs = runs

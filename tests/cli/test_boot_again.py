@@ -108,7 +108,8 @@ def test_three_reboots_are_verified_each(sipl, signed):
 def test_a_host_without_room_is_named(signed, quiet):
     """The guest only sees an I/O error; files of this process may not grow, as on a full disk."""
     path, words = signed(writes(100))
-    line = f"ulimit -f 8; exec {shlex.join(command('boot', '--engine', 'embedded', *quiet, *words[:-3], '--timeout', '1', path))}"
+    words = ("boot", "--engine", "embedded", *quiet, *words[:-3], "--timeout", "1", path)
+    line = f"ulimit -f 8; exec {shlex.join(command(*words))}"
     done = subprocess.run(
         ["/bin/sh", "-c", line],
         stdin=subprocess.DEVNULL,

@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING, Final
 from sipl.errors import UsageError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Sequence
 
     from sipl.cli.terminal_console import Console
-    from sipl.disk.image import Image
     from sipl.engine.base import Engine, EntryState, GuestEnd
     from sipl.engine.qemu.engine import QemuEngine
+    from sipl.ipl import Opener
     from sipl.machine.machine import Machine
     from sipl.settings import Disk, Settings
 
@@ -40,7 +40,7 @@ class GuestRun:
     def __init__(self, console: Console, timeout: float | None = None, until: str | None = None) -> None:
         self.end: GuestEnd | None = None
         self.ended_by_key = False
-        self.opener: Callable[[int], Image] | None = None
+        self.opener: Opener | None = None
         self._console = console
         self._timeout = timeout
         self._until = until

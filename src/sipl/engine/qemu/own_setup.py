@@ -132,6 +132,9 @@ class OwnSetup:
         """See `Setup.descriptors`."""
         return [number for image in self.images if image is not None for number in image.descriptors()]
 
+    def complain(self, data: bytes) -> None:
+        """See `Setup.complain`; nobody asked for what QEMU says, unless it fails."""
+
     def started(self) -> None:
         """See `Setup.started`."""
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 import signal
-import sys
 import time
 from typing import TYPE_CHECKING, Final
 
@@ -190,9 +189,8 @@ class Run:
         data = self._qemu.read_errors()
         if not data:
             self._unwatch(self._qemu.errors)
-        elif not self._engine.setup.own_terminal:
-            sys.stderr.write(data.decode("utf-8", "replace"))
-            sys.stderr.flush()
+        else:
+            self._engine.setup.complain(data)
 
     # The debugger's stub
 

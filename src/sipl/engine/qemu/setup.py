@@ -44,6 +44,9 @@ class Setup(Protocol):
     def descriptors(self) -> list[int]:
         """What QEMU inherits for them, after `arguments` was called."""
 
+    def complain(self, data: bytes) -> None:
+        """Called with what QEMU writes to standard error while the guest runs."""
+
     def started(self) -> None:
         """QEMU has inherited them."""
 
