@@ -7,9 +7,10 @@ from io import TextIOWrapper
 from typing import TYPE_CHECKING, Final
 
 from sipl.cli.output import complain, discard
+from sipl.errors import SiplError, UsageError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
 # Module of the same name in this package (with _ for -), and what stands in the overview.
 COMMANDS: Final = {
@@ -34,11 +35,11 @@ EXIT_UNDECIDED: Final = 2
 
 def entry() -> None:
     """Console script."""
-    _prepare_output()
+    prepare_output()
     sys.exit(run(sys.argv[1:]))
 
 
-def _prepare_output() -> None:
+def prepare_output() -> None:
     """Make standard output and error fit for any text; a shell can have closed either (`>&-`)."""
     if sys.stdout is None:
         sys.stdout = _nowhere()
@@ -57,37 +58,52 @@ def _nowhere() -> TextIOWrapper:
 
 def run(arguments: Sequence[str]) -> int:
     """Run one command line; the result is the exit code: 0 yes, 1 no, 2 could not decide or wrong usage."""
-    verbose = False
-    try:
-        words = list(arguments)
-        shared = []
-        while words and words[0] in ("-q", "--quiet", "-v", "--verbose"):
-            shared.append(words.pop(0))
-        verbose = any(word in ("-v", "--verbose") for word in (*shared, *words))
-        if not words or words[0] in ("-h", "--help", "help"):
-            code = _overview(words)
-        elif words[0] == "--version":
-            from sipl._version import __version__
+    words = list(arguments)
+    shared = []
+    while words and words[0] in ("-q", "--quiet", "-v", "--verbose"):
+        shared.append(words.pop(0))
+    verbose = any(word in ("-v", "--verbose") for word in (*shared, *words))
+    return guarded(lambda: _dispatch(words, shared), verbose=verbose)
 
-            sys.stdout.write(f"sipl {__version__}\n")
-            code = EXIT_YES
-        else:
-            code = _command(words[0], [*shared, *words[1:]])
+
+def guarded(command: Callable[[], int], *, verbose: bool = False) -> int:
+    """The exit code of a command, whatever happens in it; `verbose` shows where an internal error comes from."""
+    try:
+        code = command()
         sys.stdout.flush()
-        return code
+    except SystemExit:  # argparse has shown its help
+        return EXIT_YES
     except KeyboardInterrupt:
         return _fail("interrupted: there is no verdict")
-    except BrokenPipeError:
-        discard(sys.stdout)
-        return EXIT_UNDECIDED
+    except SiplError as error:
+        return _fail(str(error))
     except OSError as error:
-        if error.filename is not None:
-            return _unexpected(error, verbose)
-        # Only what names no file is left: each file that is read or written has its own error.
-        discard(sys.stdout)
-        return _fail(f"standard output: cannot be written: {error.strerror}")
+        return _host_error(error, verbose)
     except Exception as error:  # noqa: BLE001 (the last resort of the program: no traceback reaches a person unasked)
         return _unexpected(error, verbose)
+    return code
+
+
+def _host_error(error: OSError, verbose: bool) -> int:
+    if isinstance(error, BrokenPipeError):
+        discard(sys.stdout)
+        return EXIT_UNDECIDED
+    if error.filename is not None:
+        return _unexpected(error, verbose)
+    # Only what names no file is left: each file that is read or written has its own error.
+    discard(sys.stdout)
+    return _fail(f"standard output: cannot be written: {error.strerror}")
+
+
+def _dispatch(words: list[str], shared: list[str]) -> int:
+    if not words or words[0] in ("-h", "--help", "help"):
+        return _overview(words)
+    if words[0] == "--version":
+        from sipl._version import __version__
+
+        sys.stdout.write(f"sipl {__version__}\n")
+        return EXIT_YES
+    return _command(words[0], [*shared, *words[1:]])
 
 
 def _overview(words: list[str]) -> int:
@@ -122,18 +138,11 @@ def _overview(words: list[str]) -> int:
 def _command(name: str, arguments: list[str]) -> int:
     from importlib import import_module
 
-    from sipl.errors import SiplError, UsageError
-
-    try:
-        if name not in COMMANDS:
-            raise UsageError("", f"there is no command '{name}'", f"one of {', '.join(COMMANDS)}")
-        module = import_module(f"sipl.cli.{name.replace('-', '_')}")
-        code: int = module.run(arguments)
-        return code
-    except SiplError as error:
-        return _fail(str(error))
-    except SystemExit:  # argparse has shown its help
-        return EXIT_YES
+    if name not in COMMANDS:
+        raise UsageError("", f"there is no command '{name}'", f"one of {', '.join(COMMANDS)}")
+    module = import_module(f"sipl.cli.{name.replace('-', '_')}")
+    code: int = module.run(arguments)
+    return code
 
 
 def _fail(message: str) -> int:

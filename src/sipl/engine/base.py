@@ -27,6 +27,7 @@ class EndKind(StrEnum):
     TIMEOUT = "timeout"  # its time was up
     BREAKPOINT = "breakpoint"  # the guest came to an address at which its run was to end
     ENDED = "ended"  # a person ended it
+    QUIT = "quit"  # whoever has a monitor of QEMU, or its display, ended it
 
 
 class GuestEnd(NamedTuple):

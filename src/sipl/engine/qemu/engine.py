@@ -12,7 +12,7 @@ from sipl.engine.base import EndKind, GuestEnd
 from sipl.engine.console import Awaited, Silent
 from sipl.engine.qemu.guest_process import GuestProcess
 from sipl.engine.qemu.loop import Loop
-from sipl.engine.qemu.placing import place
+from sipl.engine.qemu.placing import device_number, place
 from sipl.engine.qemu.program import QemuUnable, check_version
 from sipl.engine.qemu.qmp import QemuEnded, QmpError
 from sipl.engine.qemu.run import Run, RunEnd
@@ -52,6 +52,8 @@ class QemuEngine:
         self.loop = loop or Loop()
         self._process: GuestProcess | None = None
         self.typed = bytearray()
+        # Whether somebody else has to start the guest; a guest that is IPLed again runs on.
+        self.held = setup.held
         self.version: tuple[int, int, int] | None = None
 
     def seconds_left(self) -> float | None:
@@ -91,6 +93,19 @@ class QemuEngine:
             QemuUnable: it has not, it is too old, or it cannot be started.
         """
         self._ready()
+
+    def device_numbers(self) -> list[tuple[int, int] | None]:
+        """Subchannel set and number of each device of the boot order, as QEMU has assigned them.
+
+        Raises:
+            QemuUnable: QEMU does not run, or does not know the device.
+            UsageError: a device is no channel device.
+        """
+        qmp = self._ready().qemu.qmp
+        try:
+            return [None if name is None else device_number(qmp, name) for name in self.setup.device_ids]
+        except (QemuEnded, QmpError) as error:
+            raise QemuUnable("QEMU", str(error), "does it run by itself?") from error
 
     def name(self) -> str:
         """QEMU's version, and how it runs the guest; raises as `wait_until_ready`."""
@@ -141,6 +156,9 @@ class QemuEngine:
         for image in images:
             image.renew()
         if end.kind in (EndKind.REIPL, EndKind.RESET):
+            if self.relays is not None and self.relays.view.quit_asked:
+                return GuestEnd(EndKind.QUIT, "a monitor ended QEMU")
+            self.held = False
             self.start()
         return end
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import socket
 from contextlib import ExitStack
@@ -47,8 +48,9 @@ class GuestProcess:
             given.callback(os.close, image)
             os.write(image, build_image())
             words = ["-S", "-action", "panic=pause,reboot=reset", "-bios", f"/proc/self/fd/{image}"]
-            place = f"/proc/self/fd/{self.ram.fd}"
-            words += ["-object", f"memory-backend-file,id={RAM_ID},size={setup.memory},share=on,mem-path={place}"]
+            backend = {"qom-type": "memory-backend-file", "id": RAM_ID, "size": setup.memory}
+            place = {"mem-path": f"/proc/self/fd/{self.ram.fd}", "share": True}
+            words += ["-object", json.dumps({**setup.memory_properties, **backend, **place})]
             inherited = [image, self.ram.fd]
             if setup.has_console:
                 self.console, theirs = socket.socketpair()

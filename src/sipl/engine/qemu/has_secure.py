@@ -35,7 +35,7 @@ from sipl.layout.stage3 import KERNEL_ADDRESS
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-_CHARDEV: Final = "sipl-gdb"
+GDB_CHANNEL: Final = "sipl-gdb"
 
 # SERVC R1,R2: the command word is in R1, the SCCB's absolute address in R2; bits 16 to 23 are zero.
 _SERVICE_CALL: Final = re.compile(rb"\xb2\x20\x00[\x00-\xff]")
@@ -160,7 +160,7 @@ class HasSecure:
 
     def arguments(self) -> list[str]:
         """QEMU's arguments, which name `descriptor`."""
-        return ["-chardev", f"socket,id={_CHARDEV},fd={self.descriptor}", "-gdb", f"chardev:{_CHARDEV}"]
+        return ["-chardev", f"socket,id={GDB_CHANNEL},fd={self.descriptor}", "-gdb", f"chardev:{GDB_CHANNEL}"]
 
     def fileno(self) -> int:
         """For `select`, while `active`."""

@@ -38,6 +38,7 @@ class MonitorView:
         descriptor_sets: numbers of sipl's own sets (`-add-fd`), behind which the guest's disks are.
         actions: what users have set by `set-action`, by its members' names. `reboot` and `panic` are for the engine to
             follow, QEMU never hears of them; the others are for the next QEMU process, too.
+        quit_asked: whether a user has told QEMU to quit. A guest that is loaded again just then does not start.
         hot_plugged: ids of devices that users added to the present QEMU process; the next one does not have them.
     """
 
@@ -46,6 +47,7 @@ class MonitorView:
         self.own: set[str] = set()
         self.descriptor_sets: set[int] = set()
         self.actions: dict[str, str] = {}
+        self.quit_asked = False
         self.hot_plugged: dict[str, None] = {}
 
 
@@ -106,6 +108,8 @@ class Monitor(Relay, ABC):
         if arguments is not None:
             message["arguments"] = arguments
         line = written(message)
+        if command == "quit" or (command == "human-monitor-command" and _quits(arguments)):
+            self.view.quit_asked = True
         self._number += 1
         self._then = then
         self._to_qemu += line
@@ -231,6 +235,10 @@ class Monitor(Relay, ABC):
             data = event.get("data")
             self.view.hot_plugged.pop(str(data.get("device")) if isinstance(data, dict) else "", None)
         self._show_event(event)
+
+
+def _quits(arguments: Message | None) -> bool:
+    return str((arguments or {}).get("command-line", "")).split()[:1] in (["quit"], ["q"], ["exit"])
 
 
 def error(text: str, kind: str = "GenericError") -> Message:

@@ -15,7 +15,7 @@ from sipl.machine.boot_devices import FIRST_DEVNO, DeviceKind
 from sipl.machine.cpu_model import FACILITIES, parse_cpu
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from sipl.settings import Disk, Settings
 
@@ -50,11 +50,12 @@ class OwnSetup:
     """
 
     has_console = own_terminal = True
-    held = False
+    held = stays_after_crash = False
 
     def __init__(self, disks: Sequence[Disk], settings: Settings, *, has_secure: bool = True) -> None:
         self.program = find_qemu()
         self.memory = settings.machine.memory
+        self.memory_properties: Mapping[str, bool] = {}
         self.has_secure = has_secure
         self.images: list[SharedImage | None] = []
         self.device_ids: list[str | None] = []

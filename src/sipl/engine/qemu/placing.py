@@ -72,7 +72,7 @@ def _name_device(qmp: Qmp, ram: GuestRam, block_at: int, device: Subchannel, dev
     The block becomes one of type CCW, also for a disk behind a SCSI adapter: QEMU's DIAGNOSE 308 takes no other that
     keeps its flags.
     """
-    ssid, devno = _number(qmp, device_id, "dev_id")
+    ssid, devno = device_number(qmp, device_id)
     if (ssid, devno) != (device.ssid, device.devno):
         why = f"the device 0.{device.ssid}.{device.devno:04x} that was verified is 0.{ssid}.{devno:04x} there"
         raise UsageError("QEMU", why, "give the device its number with devno=")
@@ -83,6 +83,16 @@ def _name_device(qmp: Qmp, ram: GuestRam, block_at: int, device: Subchannel, dev
     rest = IPLB_DEVICE_OFFSET + size_of(CcwBlock)
     ram.write(block_at + rest, bytes(IPLB_SIZE - rest))
     ram.write(SUBSYSTEM_ID, (SUBSYSTEM_ID_ONE | set_id << SSID_SHIFT | subchannel).to_bytes(4, "big"))
+
+
+def device_number(qmp: Qmp, device_id: str) -> tuple[int, int]:
+    """Subchannel set and number of a channel device, by QEMU's name for it.
+
+    Raises:
+        UsageError: it has none.
+        QmpError, QemuEnded: QEMU does not know it, or does not answer.
+    """
+    return _number(qmp, device_id, "dev_id")
 
 
 def _number(qmp: Qmp, device_id: str, name: str) -> tuple[int, int]:

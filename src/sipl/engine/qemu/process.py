@@ -15,6 +15,7 @@ from sipl.engine.qemu.qmp import QemuEnded, Qmp, QmpError
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
 
+QMP_CHANNEL: Final = "sipl-qmp"
 # How long a QEMU that was told to quit may take to close its images, in seconds.
 _QUIT_TIMEOUT: Final = 10.0
 _PR_SET_PDEATHSIG: Final = 1
@@ -43,7 +44,12 @@ class QemuProcess:
         reading, writing = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
         os.set_blocking(writing, True)
         self._errors = reading
-        monitor = ("-chardev", f"socket,id=sipl-qmp,fd={theirs.fileno()}", "-mon", "chardev=sipl-qmp,mode=control")
+        monitor = (
+            "-chardev",
+            f"socket,id={QMP_CHANNEL},fd={theirs.fileno()}",
+            "-mon",
+            f"chardev={QMP_CHANNEL},mode=control",
+        )
         try:
             # Nothing that runs between fork and exec takes a lock that another thread could hold.
             self._process = subprocess.Popen(  # noqa: S603 (no shell; every argument is sipl's or was judged)

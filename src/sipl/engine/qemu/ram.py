@@ -31,8 +31,7 @@ class GuestRam:
             os.ftruncate(self.fd, size)
             self._map = mmap.mmap(self.fd, size)
         except OSError as error:
-            why = f"the host has no room for a guest of {size >> 20} MiB"
-            raise UsageError("--memory", why, "ask for less") from error
+            raise _no_room(size) from error
         self.view = memoryview(self._map)
 
     def close(self) -> None:
@@ -50,9 +49,39 @@ class GuestRam:
         self.view[address : address + len(data)] = data
 
     def place(self, memory: GuestMemory, address: int, length: int) -> None:
-        """Take over bytes of verified memory, whole pages around them included; pages of zeros take no room."""
+        """Take over bytes of verified memory, whole pages around them included; pages of zeros take no room.
+
+        Raises:
+            UsageError: the host does not give the room.
+        """
         start, end = address & -PAGE, min(self.size, -(-(address + length) // PAGE) * PAGE)
+        used = start  # up to here nothing is known
         for at in range(start, end, PAGE):
-            page = memory.view[at : at + PAGE]
-            if page != _ZERO_PAGE:
-                self.view[at : at + PAGE] = page
+            if memory.view[at : at + PAGE] != _ZERO_PAGE:
+                continue
+            if at >= used:
+                used = self._next_used(at)
+            # QEMU may have put something there, a program for booting from a network, say.
+            if at + PAGE <= used:
+                self._take(memory, start, at)
+                start = at + PAGE
+        self._take(memory, start, end)
+
+    def _next_used(self, address: int) -> int:
+        """The first address from this one on at which something has been written."""
+        try:
+            return os.lseek(self.fd, address, os.SEEK_DATA)
+        except OSError:  # nothing any more
+            return self.size
+
+    def _take(self, memory: GuestMemory, start: int, end: int) -> None:
+        # Through the descriptor: the host neither clears nor maps pages that are written as a whole.
+        try:
+            while start < end:
+                start += os.pwrite(self.fd, memory.view[start:end], start)
+        except OSError as error:
+            raise _no_room(self.size) from error
+
+
+def _no_room(size: int) -> UsageError:
+    return UsageError("--memory", f"the host has no room for a guest of {size >> 20} MiB", "ask for less")

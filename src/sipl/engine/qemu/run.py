@@ -48,10 +48,10 @@ _SHUTDOWNS: Final = {
     "guest-shutdown": (EndKind.DONE, "the guest has switched itself off"),
     "guest-reset": (EndKind.DONE, "the guest asked for an IPL, and QEMU was told to end then"),
     "guest-panic": (EndKind.CRASHED, "the guest crashed, and QEMU was told to end then"),
-    "host-qmp-quit": (EndKind.ENDED, "a monitor ended QEMU"),
-    "host-qmp-system-reset": (EndKind.ENDED, "a monitor reset the machine, and QEMU was told to end then"),
+    "host-qmp-quit": (EndKind.QUIT, "a monitor ended QEMU"),
+    "host-qmp-system-reset": (EndKind.QUIT, "a monitor reset the machine, and QEMU was told to end then"),
     "host-signal": (EndKind.ENDED, "a signal ended QEMU"),
-    "host-ui": (EndKind.ENDED, "a person closed QEMU's display"),
+    "host-ui": (EndKind.QUIT, "a person closed QEMU's display"),
 }
 
 
@@ -88,13 +88,16 @@ class Run:
         if self._process.console is not None:
             self._watch(self._process.console.fileno(), self._on_console)
         if self._engine.relays is not None:
-            self._engine.relays.placed(started_by_engine=not self._engine.setup.held)
-        if not self._engine.setup.held:
+            self._engine.relays.placed(started_by_engine=not self._engine.held)
+        if not self._engine.held:
             qmp.execute("cont")
-        while True:
-            self._take_events()
-            self._look()
-            self._loop_turn()
+        try:
+            while True:
+                self._take_events()
+                self._look()
+                self._loop_turn()
+        except QemuEnded:
+            raise self._ended() from None
 
     @property
     def _loop(self) -> Loop:
@@ -260,7 +263,10 @@ class Run:
         numbers = [info.get(name) for name in ("core", "psw-mask", "psw-addr")]
         core, mask, address = (number if isinstance(number, int) else 0 for number in numbers)
         if reason != "disabled-wait":
-            raise RunEnd(EndKind.CRASHED, f"the guest only ends in a {reason.replace('-', ' ')}")
+            if self._engine.relays is not None:
+                self._engine.relays.show_crash()
+            self._crash(EndKind.CRASHED, f"the guest only ends in a {reason.replace('-', ' ')}")
+            return
         if self.reset is not None and address in _AFTER_RESET:
             raise self._reset_end(address)
         if address in _JUMP_ENDS:
@@ -276,7 +282,12 @@ class Run:
             self._engine.relays.show_crash()
         registers = self._qemu.qmp.human("info registers")
         end = explain(Stopped(mask, address, _register_14(registers), None, ram))
-        raise RunEnd(end.kind, end.message)
+        self._crash(end.kind, end.message)
+
+    def _crash(self, kind: EndKind, message: str) -> None:
+        if not self._engine.setup.stays_after_crash:
+            raise RunEnd(kind, message)
+        self._shutdown = (kind, message)
 
     def _reset_end(self, address: int) -> RunEnd:
         by_guest = self.reset in _BY_GUEST
@@ -290,7 +301,10 @@ class Run:
         self._machine.ipl_device.set_block(block)
 
     def _ended(self) -> RunEnd:
-        """QEMU has hung up."""
+        """QEMU has hung up, perhaps while it was asked something."""
+        for event in self._qemu.qmp.events:
+            if event.get("event") == "SHUTDOWN":
+                self._on_event(event)
         status = self._qemu.wait(_END_TIMEOUT)
         if self._shutdown is not None:
             return RunEnd(*self._shutdown)

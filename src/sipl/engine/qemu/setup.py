@@ -5,6 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final, Protocol
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from sipl.disk.shared_image import SharedImage
 
 RAM_ID: Final = "sipl-ram"  # the memory backend, which `-machine` has to name
@@ -23,12 +25,14 @@ class Setup(Protocol):
 
     program: str
     memory: int
+    memory_properties: Mapping[str, bool]  # of QEMU's memory backend
     images: list[SharedImage | None]
     device_ids: list[str | None]
     has_console: bool  # whether sipl is to attach its own console
     own_terminal: bool  # whether QEMU is kept away from sipl's standard streams
     held: bool  # whether somebody else starts the guest once it was placed
     has_secure: bool  # whether the guest is to find a machine that can do secure IPL
+    stays_after_crash: bool  # whether a crashed guest is left to whoever has a monitor
 
     def open(self) -> None:
         """Open the images, unless they are open.
