@@ -35,6 +35,7 @@ ROWS = (
     ("diagnosis",),
     # Who makes a disk tries it on the boot side.
     ("author",),
+    ("qemu_command",),
     ("cli",),
     ("__main__",),
 )
@@ -349,7 +350,9 @@ class TestPackaging:
         }
         assert {path.relative_to(PACKAGE) for path in others - self.shipped()} == set()
 
-    @pytest.mark.parametrize("name", ["py.typed", "report/report.schema.json", "author/guest/loader.bin"])
+    @pytest.mark.parametrize(
+        "name", ["py.typed", "report/report.schema.json", "author/guest/loader.bin", "engine/qemu/code/jump.bin"]
+    )
     def test_is_shipped(self, name):
         assert PACKAGE / name in self.shipped()
 
@@ -362,8 +365,11 @@ class TestPackaging:
         assert self.project()["tool"]["setuptools"]["dynamic"]["version"] == {"attr": "sipl._version.__version__"}
         assert re.fullmatch(r"\d+\.\d+\.\d+", __version__)
 
-    def test_the_command_is_the_entry_point(self):
-        assert self.project()["project"]["scripts"] == {"sipl": "sipl.cli.main:entry"}
+    def test_the_commands_are_the_entry_points(self):
+        assert self.project()["project"]["scripts"] == {
+            "sipl": "sipl.cli.main:entry",
+            "sipl-qemu-system-s390x": "sipl.cli.qemu_system:entry",
+        }
 
     def test_what_is_imported_from_elsewhere_is_a_dependency(self):
         import sys

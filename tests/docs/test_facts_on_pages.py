@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import re
+import tomllib
 from pathlib import Path
 
 import jsonschema
@@ -145,7 +146,9 @@ def test_options_of_the_user_guide_are_those_of_the_command(command, capsys):
 
 def test_readme_names_every_command():
     table = rows(table_after((ROOT / "README.md").read_text("utf-8"), "command"))
-    assert sorted(name.removeprefix("sipl ") for row in table for name in names(row[0])) == sorted(COMMANDS)
+    scripts = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]["scripts"]
+    stated = sorted(name.removeprefix("sipl ") for row in table for name in names(row[0]))
+    assert stated == sorted((*COMMANDS, *(scripts.keys() - {"sipl"})))
 
 
 # library
@@ -288,6 +291,46 @@ def test_targets_of_the_contributing_page_exist():
     stated = [name.removeprefix("make ") for row in table for name in names(row[0])]
     real = re.search(r"^\.PHONY: (.+)$", makefile, re.MULTILINE)
     assert sorted(stated) == sorted(real[1].split())
+
+
+# the QEMU engine
+
+
+def test_disabled_waits_of_the_qemu_engine():
+    from sipl.layout.guest_ends import QemuEnd
+
+    table = rows(table_after(page_text("qemu-engine.md"), "address"))
+    assert [int(row[0], 16) for row in table] == sorted(QemuEnd)
+
+
+def test_what_the_page_calls_refused_is_refused_in_a_monitor():
+    from sipl.engine.qemu import monitor_rules
+
+    table = rows(table_after(page_text("qemu-engine.md"), "refused"))
+    # Single words only: what is refused for its arguments has sentences.
+    stated = [name for row in table[:-2] for name in names(row[0]) if name not in ("add-fd", "remove-fd")]
+    assert len(stated) > 20
+    passed = [name for name in stated if name in monitor_rules._ALLOWED | monitor_rules._HUMAN]
+    assert passed == []
+    for name in stated:
+        with pytest.raises(monitor_rules.CommandRefused):
+            monitor_rules.judge(name, {})
+
+
+def test_numbers_of_the_qemu_engine():
+    from sipl.engine.qemu import has_secure, program, qmp_messages
+    from sipl.engine.qemu.code import CODE_SIZE
+
+    text = page_text("qemu-engine.md")
+    secure = part(text, "## has_secure")
+    assert has_secure.BOOT_CODE_ROOM == 1 << 20
+    assert "in the first MiB" in secure
+    assert f"{has_secure.MAX_BREAKPOINTS} at most" in secure
+    assert f"{has_secure.MAX_STOPS} stops or {has_secure.TIME_LIMIT:g} seconds" in secure
+    assert f"at most {qmp_messages.MAX_MESSAGE >> 20} MiB and {qmp_messages.MAX_DEPTH} brackets" in text
+    assert f"version {program.OLDEST[0]}.{program.OLDEST[1]} or later" in text
+    assert all(f"`{name}`" in text for name in (*program.NAMES, program.VARIABLE))
+    assert f"the {CODE_SIZE >> 10} KiB behind" in text
 
 
 # signing
