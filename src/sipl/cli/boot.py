@@ -59,7 +59,11 @@ def run(arguments: Sequence[str]) -> int:
     )
     parser.option("--timeout", metavar="SECONDS", type=_seconds, help="end the guest after so many seconds (exit 1)")
     parser.option("--until", metavar="TEXT", type=_text, help="end the guest when its console shows TEXT (exit 0)")
-    parser.option("--write", action="store_true", help="let the guest write to its raw images, which are changed")
+    parser.option(
+        "--write",
+        action="store_true",
+        help="let the guest write to its images, which changes them (embedded engine: raw ones)",
+    )
     parser.option("--raw-console", action="store_true", help="show what the guest writes without escaping anything")
     parser.option("--kernel", metavar="FILE", help="start this kernel instead of a disk's; it cannot be verified")
     parser.option("--firmware", metavar="FILE", help="run this s390-ccw firmware instead of sipl's own boot side")

@@ -28,7 +28,6 @@ class LineSetup:
         self.memory_properties: Mapping[str, bool] = guest.memory_properties
         self.held = guest.held
         self.has_secure = has_secure
-        self.stays_after_crash = guest.actions.panic in ("pause", "none")
         self.images: list[SharedImage | None] = []
         self.device_ids: list[str | None] = [device.device_id for device in guest.boot]
         self._guest = guest
@@ -36,6 +35,11 @@ class LineSetup:
         self._complain = complain
         self._stack = ExitStack()
         self._given: dict[str, socket.socket] = {}  # QEMU's ends of kept channels, until it has inherited them
+
+    @property
+    def stays_after_crash(self) -> bool:
+        """See `Setup`; users can change what is to happen while the guest runs."""
+        return self._relays.view.actions.get("panic") in ("pause", "none")
 
     def open(self) -> None:
         """See `Setup.open`."""

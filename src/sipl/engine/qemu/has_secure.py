@@ -285,9 +285,14 @@ class HasSecure:
         return self._remote.wait(deadline) == TAKEN
 
     def _withdraw(self) -> None:
-        """Have a QEMU whose guest is held, and is to stay so, forget the breakpoints, and hang up."""
+        """Have a QEMU whose guest is held, and is to stay so, forget the breakpoints, and hang up.
+
+        What a stub reads once the guest runs, it takes as the wish to hold it: so it has to be read before that.
+        """
+        deadline = time.monotonic() + _ANSWER_TIME
         with suppress(GdbTrouble):
-            self._remote.send(_FORGET, time.monotonic() + _ANSWER_TIME)
+            self._remote.send(_FORGET, deadline)
+            self._remote.wait(deadline)
         self.close()
 
     def _detach(self) -> None:

@@ -50,7 +50,8 @@ class OwnSetup:
     """
 
     has_console = own_terminal = True
-    held = stays_after_crash = False
+    held = False
+    stays_after_crash = False
 
     def __init__(self, disks: Sequence[Disk], settings: Settings, *, has_secure: bool = True) -> None:
         self.program = find_qemu()

@@ -32,7 +32,10 @@ class Setup(Protocol):
     own_terminal: bool  # whether QEMU is kept away from sipl's standard streams
     held: bool  # whether somebody else starts the guest once it was placed
     has_secure: bool  # whether the guest is to find a machine that can do secure IPL
-    stays_after_crash: bool  # whether a crashed guest is left to whoever has a monitor
+
+    @property
+    def stays_after_crash(self) -> bool:
+        """Whether a crashed guest is left to whoever has a monitor."""
 
     def open(self) -> None:
         """Open the images, unless they are open.
