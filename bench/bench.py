@@ -18,6 +18,7 @@ import time
 from pathlib import Path
 
 import debian
+import qemu_start
 
 from sipl import Disk, MachineOptions, Mode, Settings, boot, verify
 from sipl.author import sclab
@@ -217,6 +218,7 @@ def main() -> None:
         cpu = min(bench.command(*bench.sipl, "--help", cpu=True) for _ in range(bench.runs))
         bench.row("CPU time of `sipl --help`", f"{cpu * 1e3:.0f} ms", "< 60 ms", cpu < 0.06)
         debian.rows(bench)
+        qemu_start.rows(bench)
 
 
 if __name__ == "__main__":

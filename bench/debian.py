@@ -36,10 +36,17 @@ def shared_folder() -> Path:
     return Path(os.environ.get("SIPL_SHARED", ROOT.parent / "shared"))
 
 
-def missing() -> str:
-    """What these rows need and is not there; empty if all is."""
+def missing_disks() -> str:
+    """What to say without reference material; empty if it is there."""
     if not (shared_folder() / "disks" / "good.qcow2").is_file():
         return "no reference disks: put them beside the checkout as `shared` or name it in $SIPL_SHARED"
+    return ""
+
+
+def missing() -> str:
+    """What these rows need and is not there; empty if all is."""
+    if reason := missing_disks():
+        return reason
     for name, package in ((QEMU, "qemu-system-s390x"), ("qemu-img", "qemu-utils")):
         if shutil.which(name) is None:
             return f"{name} is not installed (apt-get install {package})"
