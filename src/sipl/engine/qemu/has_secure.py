@@ -33,7 +33,7 @@ from sipl.layout.record import unpack
 from sipl.layout.stage3 import KERNEL_ADDRESS
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
 GDB_CHANNEL: Final = "sipl-gdb"
 
@@ -139,7 +139,8 @@ class HasSecure:
 
     Before QEMU's start: `arguments()` for it, and `descriptor`, which it inherits. Then `attach` while the guest has
     not been started, `guest_runs` when it has been, by whomever. While `active`: `on_readable` when `fileno()` is
-    readable, `leave` when `deadline` (`time.monotonic`) has come. `told` says whether has_secure is 1.
+    readable, `on_debug` when QEMU's monitor says that a debugger holds the guest, `leave` when `deadline`
+    (`time.monotonic`) has come. `told` says whether has_secure is 1.
     """
 
     def __init__(self) -> None:
@@ -195,21 +196,37 @@ class HasSecure:
 
     def on_readable(self) -> None:
         """Deal with what QEMU says; takes milliseconds, or two seconds where QEMU does not answer."""
-        deadline = time.monotonic() + _ANSWER_TIME
+        self._deal(self._listen)
+
+    def on_debug(self) -> None:
+        """QEMU's monitor says that the guest is held for a debugger.
+
+        From version 8.1 on a stub tells of a stop only whom it was that let the guest run. Where it has told, this
+        changes nothing.
+        """
+        before = self._stops
+        self.on_readable()
+        if self.active and self._stops == before:
+            self._deal(self._at_breakpoint)
+
+    def _deal(self, deed: Callable[[float], None]) -> None:
         try:
-            while self.active and (said := self._hear(deadline)) is not None:
-                if is_breakpoint(said):
-                    self._remote.send(TAKEN, deadline)
-                    self._at_breakpoint(deadline)
-                elif is_stop(said):
-                    # Whoever stopped the guest will have it run again, without telling this end.
-                    self._held_by_other = True
-                elif said != TAKEN:
-                    raise GdbTrouble("the stub says what is no stop")
+            deed(time.monotonic() + _ANSWER_TIME)
         except GdbEnded:
             self.close()
         except GdbTrouble:
             self._detach()
+
+    def _listen(self, deadline: float) -> None:
+        while self.active and (said := self._hear(deadline)) is not None:
+            if is_breakpoint(said):
+                self._remote.send(TAKEN, deadline)
+                self._at_breakpoint(deadline)
+            elif is_stop(said):
+                # Whoever stopped the guest will have it run again, without telling this end.
+                self._held_by_other = True
+            elif said != TAKEN:
+                raise GdbTrouble("the stub says what is no stop")
 
     def leave(self) -> None:
         """Have QEMU forget breakpoints and debugger. A guest that runs is held for a moment; one that was paused by

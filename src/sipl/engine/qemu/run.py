@@ -211,11 +211,23 @@ class Run:
 
     def _on_secure(self) -> None:
         secure = self._process.has_secure
-        if secure is not None:
-            descriptor = secure.fileno()
-            secure.on_readable()
-            if not secure.active:
-                self._unwatch(descriptor)
+        if secure is not None and secure.active:
+            self._with_secure(secure, secure.on_readable)
+
+    def _on_stop(self) -> None:
+        """The guest is held: by a monitor, or by the debugger's stub."""
+        secure = self._process.has_secure
+        if secure is None or not secure.active:
+            return
+        status = self._qemu.qmp.execute("query-status")
+        if isinstance(status, dict) and status.get("status") == "debug":
+            self._with_secure(secure, secure.on_debug)
+
+    def _with_secure(self, secure: HasSecure, deed: Callable[[], None]) -> None:
+        descriptor = secure.fileno()
+        deed()
+        if not secure.active:
+            self._unwatch(descriptor)
 
     def _leave_secure(self, secure: HasSecure) -> None:
         self._unwatch(secure.fileno())
@@ -247,6 +259,8 @@ class Run:
             case "RESUME":
                 if self._process.has_secure is not None:
                     self._process.has_secure.guest_runs()
+            case "STOP":
+                self._on_stop()
             case "RESET":
                 self.reset = str(details.get("reason", "guest-reset"))
             case "SHUTDOWN":

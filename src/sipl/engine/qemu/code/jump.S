@@ -2,7 +2,8 @@
 # (docs/qemu-engine.md, "The jump"). A reset of QEMU puts the harmless image back.
 #
 # It gives the IPL parameter block to QEMU, makes sure that QEMU gives the same one back, as Linux and stage3 will read
-# it there, and enters the guest by the PSW at absolute 0, with all registers zero.
+# it there, and enters the guest by the PSW at absolute 0, with all registers zero. (Where that PSW has more than an
+# address and an addressing mode of 31 or 64 bits, register 4 is not.)
 #
 # Entered in 64-bit addressing mode with all registers zero.
 
@@ -10,6 +11,9 @@
         .equ    DIAG_308_STORE, 6
         .equ    RESPONSE_OK, 1
         .equ    IPL_PSW, 0
+        .equ    SHORT_PSW, 0x00080000   # tells a short PSW, in which it is 1
+        .equ    BASIC_ADDRESSING, 0x80000000
+        .equ    ADDRESS, 0x7fffffff
         .equ    COMPARED, 200           # header and block 0 of a block of type CCW: all that means something in it
 
         .text
@@ -31,15 +35,43 @@ start:  larl    %r4, address
         jne     stop
         clc     0(COMPARED, %r2), 0(%r5)
         jne     stop
+
+# LPSW enters the guest in another addressing mode than the PSW says under QEMU 7.2, so the whole PSW is made here.
+enter:  larl    %r4, psw
+        llgf    %r2, IPL_PSW
+        xilf    %r2, SHORT_PSW
+        sllg    %r2, %r2, 32
+        llgf    %r3, IPL_PSW+4
+        lgr     %r5, %r3
+        nilf    %r5, BASIC_ADDRESSING
+        ogr     %r2, %r5
+        stg     %r2, 0(%r4)
+        nilf    %r3, ADDRESS
+        stg     %r3, 8(%r4)
+# A PSW that only has an addressing mode is loaded here first, so that the register that it is loaded by can be cleared.
+        srlg    %r2, %r2, 31
+        cghi    %r2, 1                  # 31 bits
+        je      plain
+        cghi    %r2, 3                  # 64 bits
+        jne     load
+plain:  tmll    %r3, 1
+        jnz     load
+        larl    %r5, loaded
+        stg     %r5, 8(%r4)
+        larl    %r5, branch
+        sgr     %r3, %r5
+        srag    %r3, %r3, 1             # a branch counts in halfwords
+        st      %r3, 2(%r5)
+load:   xgr     %r2, %r2
         xgr     %r3, %r3
         xgr     %r5, %r5
         xgr     %r6, %r6
-enter:  xgr     %r2, %r2
-        xgr     %r4, %r4
-        lpsw    IPL_PSW
 stop:   lpswe   0(%r4)
+loaded: xgr     %r4, %r4
+branch: brcl    15, .
 
         .balign 8
+psw:    .quad   0, 0
 refused: .quad  0x0002000180000000, 0x51b240
 changed: .quad  0x0002000180000000, 0x51b250
 
