@@ -50,7 +50,11 @@ def place(
         why = f"what was loaded needs the place of its firmware at {image_at:#x}"
         raise UsageError("QEMU", why, "give the guest more or less --memory, or use --engine embedded")
     for address, length in state.spans:
-        ram.place(memory, address, length)
+        # The harmless image stays where it is until the jump takes its place.
+        end = address + length
+        for start, stop in ((address, min(end, image_at)), (max(address, image_at + CODE_SIZE), end)):
+            if start < stop:
+                ram.place(memory, start, stop - start)
     if device is not None and device_id is not None:
         _name_device(qmp, ram, state.iplb_address, device, device_id)
     ram.write(image_at, build_jump(state.iplb_address))
