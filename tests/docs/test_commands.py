@@ -24,6 +24,8 @@ PAGES = doc_pages.pages(ROOT)
 SECONDS = 120
 # What a shell has by itself, and what belongs to the tools under test.
 OWN = frozenset({"sipl", "python3", "make", "pip"})
+# What a tool under test starts.
+STARTS = {"sipl-qemu-system-s390x": "qemu-system-s390x"}
 PRINTS = "It prints:"
 
 
@@ -67,7 +69,8 @@ def check_install(words):
 
 def needed_programs(text):
     """Programs that the commands of a line start, as far as they stand where a command begins."""
-    return {part.split()[0] for part in re.split(r"\|\|?|&&|;", text) if part.split()} - OWN
+    found = {part.split()[0] for part in re.split(r"\|\|?|&&|;", text) if part.split()} - OWN
+    return {STARTS.get(name, name) for name in found}
 
 
 def run_command(command, section, folder):
