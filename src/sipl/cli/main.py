@@ -7,7 +7,6 @@ from io import TextIOWrapper
 from typing import TYPE_CHECKING, Final
 
 from sipl.cli.output import complain, discard
-from sipl.errors import SiplError, UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -69,30 +68,36 @@ def run(arguments: Sequence[str]) -> int:
 def guarded(command: Callable[[], int], *, verbose: bool = False) -> int:
     """The exit code of a command, whatever happens in it; `verbose` shows where an internal error comes from."""
     try:
-        code = command()
+        code = _code_of(command)
         sys.stdout.flush()
-    except SystemExit:  # argparse has shown its help
-        return EXIT_YES
     except KeyboardInterrupt:
         return _fail("interrupted: there is no verdict")
-    except SiplError as error:
-        return _fail(str(error))
-    except OSError as error:
-        return _host_error(error, verbose)
     except Exception as error:  # noqa: BLE001 (the last resort of the program: no traceback reaches a person unasked)
-        return _unexpected(error, verbose)
+        return _explain(error, verbose)
     return code
 
 
-def _host_error(error: OSError, verbose: bool) -> int:
+def _code_of(command: Callable[[], int]) -> int:
+    try:
+        return command()
+    except SystemExit:  # argparse has shown its help
+        return EXIT_YES
+
+
+def _explain(error: Exception, verbose: bool) -> int:
+    """One line about an exception; what it takes is imported late, as most commands end without one."""
+    from sipl.errors import SiplError
+
+    if isinstance(error, SiplError):
+        return _fail(str(error))
     if isinstance(error, BrokenPipeError):
         discard(sys.stdout)
         return EXIT_UNDECIDED
-    if error.filename is not None:
-        return _unexpected(error, verbose)
-    # Only what names no file is left: each file that is read or written has its own error.
-    discard(sys.stdout)
-    return _fail(f"standard output: cannot be written: {error.strerror}")
+    if isinstance(error, OSError) and error.filename is None:
+        # Only what names no file is left: each file that is read or written has its own error.
+        discard(sys.stdout)
+        return _fail(f"standard output: cannot be written: {error.strerror}")
+    return _unexpected(error, verbose)
 
 
 def _dispatch(words: list[str], shared: list[str]) -> int:
@@ -139,6 +144,8 @@ def _command(name: str, arguments: list[str]) -> int:
     from importlib import import_module
 
     if name not in COMMANDS:
+        from sipl.errors import UsageError
+
         raise UsageError("", f"there is no command '{name}'", f"one of {', '.join(COMMANDS)}")
     module = import_module(f"sipl.cli.{name.replace('-', '_')}")
     code: int = module.run(arguments)
