@@ -270,31 +270,66 @@ def test_a_reset_from_a_monitor_is_a_new_verification(signed, machine):
         assert b"signature-not-verified" in process.stderr.read()
 
 
-def test_a_monitor_cannot_start_anything_before_it_was_verified(signed, machine):
-    """A monitor that is not sipl's to keep, so that its commands reach QEMU from the first moment on."""
+def test_a_monitor_cannot_start_anything_before_it_was_verified(signed, machine, tmp_path):
+    """A monitor at the terminal, which is QEMU's own: its commands are there from the first moment on."""
     path = signed(console_guests.says(READY))
-    words = ("-qmp", f"tcp:127.0.0.1:{free_port()},server=on,wait=off,telnet=on")
-    port = int(words[1].split(":")[2].split(",")[0])
-    with started(*machine, *QUIET, *CONSOLE, *disk_words(path), *words) as process:
-        early = b'{"execute":"qmp_capabilities"}\n{"execute":"cont"}\n' * 3
-        deadline = time.monotonic() + PATIENCE
-        while process.poll() is None and time.monotonic() < deadline:
-            try:
-                with socket.create_connection(("127.0.0.1", port), timeout=1) as peer:
-                    peer.sendall(early)
-                    time.sleep(0.05)
-            except OSError:
-                time.sleep(0.005)
-        out, err = process.communicate()
+    monitor = ("-chardev", "stdio,id=early", "-mon", "chardev=early,mode=control")
+    console = ("-chardev", f"file,id=con,path={tmp_path}/shown", "-device", "sclpconsole,chardev=con")
+    early = b'{"execute":"qmp_capabilities"}\n{"execute":"cont"}\n'
+    how = {"stdin": subprocess.PIPE}
+    with started(*machine, *QUIET, *console, *disk_words(path), *monitor, **how) as process:
+        _, err = process.communicate(early, timeout=PATIENCE)
     # Either sipl was first and the guest ran, or it was not, and then nothing did.
-    assert (process.returncode, out) in ((0, READY), (2, b""))
-    assert out or b"before the guest was verified; only the harmless image ran" in err
+    shown = (tmp_path / "shown").read_bytes()
+    assert (process.returncode, shown) in ((0, READY), (2, b""))
+    assert shown or b"before the guest was verified; only the harmless image ran" in err
 
 
-def free_port():
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
+@pytest.mark.parametrize("how", ["telnet=on", "websocket=on", "mux=on"])
+def test_a_monitor_that_cannot_be_judged_is_not_reached_over_a_network(signed, machine, tmp_path, how):
+    path = signed(console_guests.says(READY))
+    words = ("-chardev", f"socket,id=m,path={tmp_path}/m,server=on,wait=off,{how}", "-mon", "chardev=m,mode=readline")
+    code, out, err = run(*machine, *QUIET, *CONSOLE, *disk_words(path), *words)
+    assert (code, out, err.count("\n")) == (2, b"", 1)
+    assert "cannot be judged" in err
+
+
+@pytest.fixture
+def data_disk(tmp_path, need_tool):
+    """Makes a qcow2 image that says of itself that it is above another file."""
+    program = need_tool("qemu-img", "qemu-utils")
+
+    def make(*options):
+        path = tmp_path / "data.qcow2"
+        subprocess.run([program, "create", "-q", "-f", "qcow2", *options, path, "1M"], check=True)
+        return path
+
+    return make
+
+
+def test_a_disk_that_does_not_boot_leads_nowhere(signed, machine, tmp_path, data_disk):
+    """QEMU would open the file that the header names, for reading and writing, whatever it is."""
+    secret = tmp_path / "secret"
+    secret.write_bytes(b"secret".ljust(1 << 20))
+    path = signed(console_guests.says(READY))
+    for options in (("-o", f"data_file={secret},data_file_raw=on"), ("-b", secret, "-F", "raw")):
+        image = data_disk(*options)
+        words = ("-drive", f"file={image},format=qcow2,if=none,id=x", "-device", "virtio-blk-ccw,drive=x")
+        code, out, err = run(*machine, *QUIET, *CONSOLE, *disk_words(path), *words)
+        assert (code, out, err.count("\n")) == (2, b"", 1), err
+        assert f"{image}: the image names the" in err
+        assert run("--allow-backing", *machine, *QUIET, *CONSOLE, *disk_words(path), *words)[:2] == (0, READY)
+
+
+def test_a_disk_whose_files_are_all_on_the_line(signed, machine, tmp_path, data_disk):
+    below = tmp_path / "below"
+    below.write_bytes(bytes(1 << 20))
+    image = data_disk("-b", below, "-F", "raw")
+    node = {"driver": "qcow2", "node-name": "x", "file": {"driver": "file", "filename": str(image)}}
+    node["backing"] = {"driver": "raw", "file": {"driver": "file", "filename": str(below)}}
+    words = ("-blockdev", json.dumps(node), "-device", "virtio-blk-ccw,drive=x")
+    path = signed(console_guests.says(READY))
+    assert run(*machine, *QUIET, *CONSOLE, *disk_words(path), *words)[:2] == (0, READY)
 
 
 def test_the_start_waits_for_who_is_to_be_waited_for(signed, machine, tmp_path):

@@ -53,6 +53,9 @@ class GuestRun:
         Raises:
             QemuUnable: there is none.
         """
+        from sipl.engine.qemu.program import find_qemu
+
+        find_qemu()  # what is imported next is there on Linux only
         from sipl.engine.qemu.engine import QemuEngine
         from sipl.engine.qemu.own_setup import OwnSetup
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from argparse import Namespace
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Final, NoReturn
 
 from sipl.cli.main import guarded, prepare_output
@@ -14,7 +15,7 @@ from sipl.errors import RefusedToStart, UsageError
 from sipl.text import printable
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     from sipl.engine.base import EntryState, GuestEnd
     from sipl.machine.machine import Machine
@@ -26,6 +27,7 @@ PROGRAM: Final = "sipl-qemu-system-s390x"
 _EXIT_DONE: Final = 0
 _EXIT_NOT: Final = 1
 _EXIT_UNDECIDED: Final = 2
+_STANDARD_INPUT: Final = 0
 _RESETS: Final = frozenset({EndKind.REIPL, EndKind.RESET})
 # How often signals are looked for while a connection is waited for, in seconds.
 _LOOK: Final = 0.2
@@ -78,7 +80,8 @@ def run(arguments: Sequence[str]) -> int:
     if plan.guest is None:
         _become(program, plan)
     plan.guest.check_descriptors()
-    return _Session(program, plan, plan.guest).go()
+    with _kept_terminal():
+        return _Session(program, plan, plan.guest).go()
 
 
 def _become(program: str, plan: Plan) -> NoReturn:
@@ -88,6 +91,28 @@ def _become(program: str, plan: Plan) -> NoReturn:
         os.execv(program, [program, *plan.arguments])  # noqa: S606 (no shell; it is what the user typed)
     except OSError as error:
         raise UsageError(program, f"cannot be started: {error.strerror or error}", "is it a program?") from error
+
+
+@contextmanager
+def _kept_terminal() -> Iterator[None]:
+    """QEMU sets the terminal for the guest and puts it back when it ends; one that was killed could not."""
+    import termios
+
+    try:
+        before = termios.tcgetattr(_STANDARD_INPUT)
+        blocking = os.get_blocking(_STANDARD_INPUT)
+    except (OSError, termios.error):
+        yield
+        return
+    try:
+        yield
+    finally:
+        with suppress(OSError, termios.error):
+            os.set_blocking(_STANDARD_INPUT, blocking)
+            # From the background this would stop the process.
+            in_front = os.tcgetpgrp(_STANDARD_INPUT) == os.getpgrp()
+            if in_front and termios.tcgetattr(_STANDARD_INPUT) != before:
+                termios.tcsetattr(_STANDARD_INPUT, termios.TCSADRAIN, before)
 
 
 class _User:
@@ -143,7 +168,8 @@ class _Session:
         try:
             with self._user.console:
                 self._wait_for_users()
-                report = boot(self._numbered(), self._guest.settings, self, self._announce, self._qemu.open_image)
+                settings = self._guest.settings._replace(choose=_choose)
+                report = boot(self._numbered(), settings, self, self._announce, self._qemu.open_image)
                 self._tell_end()
                 if report is not self._announced:
                     _show(report)
@@ -210,6 +236,15 @@ class _Session:
             return _EXIT_UNDECIDED
         failed = self._end.kind is EndKind.CRASHED and self._relays.view.actions.get("panic") == "exit-failure"
         return _EXIT_NOT if failed else _EXIT_DONE
+
+
+def _choose(entries: Sequence[int], _timeout: int) -> int:
+    """The boot menu has nobody to ask: what is typed is for QEMU and the guest."""
+    from sipl.ipl import MenuChoiceNeeded
+
+    there = ", ".join(map(str, entries))
+    why = f"the disk asks which program to boot: {there}"
+    raise MenuChoiceNeeded("boot menu", why, "choose with loadparm=N in -machine or -device")
 
 
 def _show(report: Report) -> None:

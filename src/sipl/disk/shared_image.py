@@ -206,6 +206,11 @@ class SharedImage(Image):
         self.size, self.notes = image.size, image.notes
         self._image = image
 
+    @property
+    def direct(self) -> bool:
+        """Whether QEMU writes to the image itself."""
+        return self._top.file.use.writable and not self._top.file.use.private
+
     def close(self) -> None:
         """Close all files, and forget what the guest wrote; closing twice is allowed."""
         self._image = None

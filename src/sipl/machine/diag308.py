@@ -54,18 +54,25 @@ def diagnose_308(cpu: Cpu, ipl: IplDevice, r1: int, r3: int) -> None:
     cpu.registers[result] = int(response)
 
 
+def is_block(block: bytes) -> bool:
+    """Whether 4096 bytes are an IPL parameter block that subcode 5 takes."""
+    header = unpack(IplbHeader, block)
+    if header.length > IPLB_SIZE:
+        return False
+    if header.type in _MIN_LENGTHS:
+        return header.length >= _MIN_LENGTHS[IplbType(header.type)]
+    return header.type == IplbType.QEMU_SCSI
+
+
 def _set(cpu: Cpu, ipl: IplDevice, address: int) -> ResponseCode:
     length = int.from_bytes(cpu.memory.read(address, 4), "big")
-    if length > IPLB_SIZE:
+    block = cpu.memory.read(address, min(length, IPLB_SIZE)).ljust(IPLB_SIZE, b"\0")
+    if not is_block(block):
         return ResponseCode.INVALID
-    block = cpu.memory.read(address, length).ljust(IPLB_SIZE, b"\0")
-    header = unpack(IplbHeader, block)
-    if header.type in _MIN_LENGTHS and length >= _MIN_LENGTHS[IplbType(header.type)]:
-        ipl.set_block(block)
-    elif header.type == IplbType.QEMU_SCSI:
+    if unpack(IplbHeader, block).type == IplbType.QEMU_SCSI:
         ipl.set_scsi_block(block)
     else:
-        return ResponseCode.INVALID
+        ipl.set_block(block)
     return ResponseCode.OK
 
 

@@ -37,6 +37,8 @@ _CONTROLLER: Final = "virtio-scsi-ccw"
 _BLOCK_SIZES: Final = (512, 1024, 2048, 4096)
 _MAX_BOOT_INDEX: Final = (1 << 31) - 1
 _DEVNO: Final = re.compile(r"([0-9a-fA-F]{1,2})\.([0-3])\.([0-9a-fA-F]{1,4})", re.ASCII)
+# What names an image or a channel, none of which may be sipl's own.
+_REFERENCES: Final = ("drive", "chardev")
 _VIRTUAL_CSSID: Final = 0xFE
 _SHOWN: Final = 80
 
@@ -183,6 +185,8 @@ def _read(where: str, text: str) -> DeviceWord:
     for key in value.members:
         if key not in ("iothread-vq-mapping", "outputs"):
             value.text(key)
+    for key in _REFERENCES:
+        check_id(where, value.text(key))
     return DeviceWord(driver, value.text("id"), value)
 
 

@@ -149,7 +149,8 @@ class Channels:
 
     def _standard_streams(self, line: CommandLine) -> None:
         """What -nographic connects with the terminal where nothing else was said."""
-        monitor = not line.has("mon", *_MONITORS)
+        with_monitor = any(word.value.startswith("mon:") for word in line.of("serial"))
+        monitor = not with_monitor and not line.has("mon", *_MONITORS)
         if not line.has("serial"):
             text = "mon:stdio" if monitor else "stdio"
             self._serial(Word("nographic", text), "serial0")

@@ -35,7 +35,7 @@ from sipl.qemu_command.words import names
 from sipl.text import printable
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
     from sipl.qemu_command.values import Node, Tree
     from sipl.qemu_command.words import CommandLine, Word
@@ -105,6 +105,14 @@ class BootImage(NamedTuple):
     mode: WriteMode
     is_device: bool  # the name or the driver says that it is a device of the host
     root: int
+
+
+class OtherImage(NamedTuple):
+    """An image that QEMU opens itself and that may be qcow2; `described` are the files below that the line names."""
+
+    where: str
+    spec: ImageSpec
+    described: frozenset[str]
 
 
 class Images:
@@ -187,6 +195,8 @@ class Images:
             below = tree.get(child)
             if isinstance(below, dict):
                 self._enter(where, _At(at.root, (*at.path, child)), below)
+            elif isinstance(below, str):
+                check_id(where, below)
 
     # Disks that boot.
 
@@ -304,6 +314,33 @@ class Images:
         if child not in self._nodes:
             raise UsageError(where, f"there is no node '{printable(child, _SHOWN)}'", "name it with -blockdev")
         return self._nodes[child]
+
+    # Disks that do not boot.
+
+    def others(self) -> Iterator[OtherImage]:
+        """The images that QEMU opens itself; to be called when those that boot are known.
+
+        Raises:
+            UsageError: one has no name.
+        """
+        booted = {place.image for place in self._places.values()}
+        for number, root in enumerate(self._roots):
+            if root.option in ("blockdev", "drive"):
+                yield from self._others_below(root.value.where, _At(number), booted)
+            else:
+                yield OtherImage(root.value.where, ImageSpec(root.value.text("file")), frozenset())
+
+    def _others_below(self, where: str, at: _At, booted: set[_At | None]) -> Iterator[OtherImage]:
+        tree = self._tree(at)
+        for child in _CHILDREN:
+            if isinstance(tree.get(child), dict):
+                yield from self._others_below(where, _At(at.root, (*at.path, child)), booted)
+        if at in booted or "file" not in tree or tree.get("driver", "qcow2") != "qcow2":
+            return
+        file = self._child(where, at, "file")
+        if self._tree(file).get("driver") in _FILES:
+            described = frozenset({"backing", "data-file"} & tree.keys())
+            yield OtherImage(where, self._file_spec(where, file, ""), described)
 
     # What QEMU gets.
 

@@ -45,6 +45,7 @@ class LineSetup:
         """See `Setup.open`."""
         if self.images:
             return
+        self._guest.check_data_images()
         with ExitStack() as stack:
             images = [self._open(device, stack) for device in self._guest.boot]
             self._stack = stack.pop_all()

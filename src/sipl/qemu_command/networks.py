@@ -62,10 +62,8 @@ def read_networks(line: CommandLine) -> Networks:
 
 
 def _judge(where: str, pairs: list[tuple[str, str]], descriptors: list[int]) -> None:
-    kinds = [value for key, value in pairs if key == "type"]
-    check_netdev(where, kinds[-1] if kinds else "")
-    if len(kinds) != 1:
-        check_netdev(where, kinds[0])
+    for kind in [value for key, value in pairs if key == "type"] or [""]:
+        check_netdev(where, kind)
     ends = {key.removesuffix(".type") for key, value in pairs if key.endswith(".type") and value == "fd"}
     for key, value in pairs:
         if key == "id":

@@ -13,6 +13,7 @@ from sipl.machine.boot_devices import DeviceKind
 from sipl.machine.options import parse_time
 from sipl.qemu_command import boot_order, channels, guest, images, networks
 from sipl.qemu_command.allowed import check_option
+from sipl.qemu_command.data_images import check_data_image
 from sipl.qemu_command.values import OptionValue, Syntax, number, write_json
 from sipl.qemu_command.words import OwnOptions, split
 from sipl.reasons import Reason
@@ -134,12 +135,23 @@ class Guest(NamedTuple):
         own = [number("-chardev", "fd", channel.options["fd"], guest.MAX_DESCRIPTOR) for channel in kept]
         return tuple(dict.fromkeys([*self.words.descriptors, *own]))
 
+    def check_data_images(self) -> None:
+        """Refuse disks that do not boot and that lead QEMU elsewhere; see `check_data_image`."""
+        for image in self.words.images.others():
+            check_data_image(image, allow_backing=self.settings.allow_backing)
+
     def check_descriptors(self) -> None:
         """Refuse a descriptor that sipl was not started with. To be called before sipl opens anything itself.
 
         Raises:
-            UsageError: one is not open, or is a standard stream.
+            UsageError: one is not open, is a standard stream, or is a channel's and something else's.
         """
+        channels = [channel.options["fd"] for channel in self.channels if "fd" in channel.options]
+        own = [number("-chardev", "fd", text, guest.MAX_DESCRIPTOR) for text in channels]
+        for descriptor in own:
+            # Whose user leaves is closed, and the number becomes that of something else.
+            if own.count(descriptor) > 1 or descriptor in self.words.descriptors:
+                raise UsageError(f"fd={descriptor}", "it is handed over for two things", "give each its own")
         for descriptor in self.descriptors():
             try:
                 os.fstat(descriptor)

@@ -17,11 +17,14 @@ from sipl.qemu_command.guest import MAX_DESCRIPTOR
 from sipl.qemu_command.values import number
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from sipl.engine.qemu.loop import Loop
     from sipl.engine.qemu.user_end import UserEnd
-    from sipl.qemu_command.channels import Channel
+    from sipl.qemu_command.channels import Channel, Monitor
     from sipl.qemu_command.plan import Guest
 
+_NETWORKED: Final = ("socket", "udp")
 # What stands between the bytes and the user is QEMU's: these end with each process.
 _OTHERS_SPEAK: Final = ("telnet", "tn3270", "websocket")
 _MAX_RECONNECT: Final = 86_400_000
@@ -43,6 +46,7 @@ def connect(guest: Guest, loop: Loop) -> Relays:
     try:
         for channel in guest.channels:
             if not is_kept(channel):
+                _check_not_kept(channel, monitors)
                 continue
             add = relays.add
             if channel.id in monitors:
@@ -52,6 +56,13 @@ def connect(guest: Guest, loop: Loop) -> Relays:
         relays.close()
         raise
     return relays
+
+
+def _check_not_kept(channel: Channel, monitors: Mapping[str, Monitor]) -> None:
+    """Refuse a monitor that others than the person at the terminal reach, and whose commands sipl cannot judge."""
+    if channel.id in monitors and channel.backend in _NETWORKED:
+        why = f"the commands on '{channel.id}' cannot be judged, and a guest with a network might reach it"
+        raise UsageError("-mon", why, "take a plain socket, without telnet, websocket, TLS and mux")
 
 
 def is_kept(channel: Channel) -> bool:

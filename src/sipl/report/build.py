@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from sipl.advice import hint
 from sipl.firmware.parts import in_order_of_weight, name_parts
-from sipl.layout.iplb import IPLB_HEADER_SIZE, IplbHeader
+from sipl.layout.iplb import IPLB_HEADER_SIZE, IPLB_SIZE, IplbHeader
 from sipl.layout.record import size_of, unpack
 from sipl.layout.stage3 import STAGE3_PARAMETERS, Stage3Parameters
 from sipl.machine.cpu_model import hint_for
@@ -137,7 +137,9 @@ def ipl_report(machine: Machine, firmware: Firmware, disks: Sequence[Disk], log:
     block = report = None
     if state is not None:
         header = unpack(IplbHeader, machine.load(state.iplb_address, size_of(IplbHeader)))
-        block = machine.load(state.iplb_address, IPLB_HEADER_SIZE + header.block0_length).hex()
+        # A guest may have set this block, and nobody asks for this length but the reports.
+        length = min(IPLB_HEADER_SIZE + header.block0_length, IPLB_SIZE)
+        block = machine.load(state.iplb_address, length).hex()
         if state.report_length:
             report = machine.load(state.report_address, state.report_length).hex()
     parts = _parts(machine, firmware)

@@ -155,8 +155,8 @@ class TestBounds:
         with pytest.raises(GdbTrouble):
             # None where what has come is not whole yet; the end of the line comes after that.
             for _ in range(len(pieces) * 40 + 2):
-                if (said := remote.receive()) is not None:
-                    seen.append(said)
+                said = remote.receive()
+                seen += [said] if said is not None else []
         if all(piece == TAKEN or packet(piece[1:-3]) == piece for piece in pieces):
             # Up to the first that is not plain, all of them were understood.
             plain = [piece if piece == TAKEN else piece[1:-3] for piece in pieces]

@@ -46,7 +46,7 @@ class QemuEngine:
         self.setup = setup
         self.console: WatchedConsole = console or Silent()
         self.timeout = timeout
-        self._deadline = None if timeout is None else time.monotonic() + timeout
+        self._deadline: float | None = None  # from the first run on
         self.until = Awaited(until)
         self.relays = relays
         self.loop = loop or Loop()
@@ -111,7 +111,12 @@ class QemuEngine:
         """QEMU's version, and how it runs the guest; raises as `wait_until_ready`."""
         qemu = self._ready().qemu
         numbers = ".".join(map(str, self.version or ()))
-        kvm = qemu.qmp.execute("query-kvm")
+        try:
+            kvm = qemu.qmp.execute("query-kvm")
+        except QmpError:  # one that does not know the question any more
+            return f"QEMU {numbers}"
+        except QemuEnded as error:
+            raise QemuUnable("QEMU", str(error), "does it run by itself?") from error
         return f"QEMU {numbers} ({'KVM' if isinstance(kvm, dict) and kvm.get('enabled') else 'TCG'})"
 
     def _ready(self) -> GuestProcess:
@@ -126,9 +131,14 @@ class QemuEngine:
         return process
 
     def close(self) -> None:
-        """End QEMU, if it still runs."""
+        """End QEMU, if it still runs; one that has a user's image to write to closes that in order."""
         process, self._process = self._process, None
-        if process is not None:
+        if process is None:
+            return
+        try:
+            if any(image is not None and image.direct for image in self.setup.images):
+                process.quit()
+        finally:
             process.close()
 
     def run(self, machine: Machine, state: HandOver) -> GuestEnd:
@@ -140,6 +150,8 @@ class QemuEngine:
             UndecidedError: an image cannot be read any more after the run.
         """
         process = self._ready()
+        if self._deadline is None and self.timeout is not None:
+            self._deadline = time.monotonic() + self.timeout
         images = [image for image in self.setup.images if image is not None]
         try:
             for image in images:
@@ -179,7 +191,7 @@ class QemuEngine:
         except RunEnd as end:
             if end.end.kind in (EndKind.REIPL, EndKind.RESET) and self.relays is not None:
                 self.relays.ended(run.reset or "guest-reset")
-            return end.end
+            return end.end._replace(host_faults=tuple(run.host_faults))
         finally:
             run.forget()
         raise AssertionError("unreachable: a run ends with an exception")

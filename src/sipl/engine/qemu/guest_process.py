@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import socket
-from contextlib import ExitStack
-from typing import TYPE_CHECKING
+from contextlib import ExitStack, suppress
+from typing import TYPE_CHECKING, Final
 
 from sipl.engine.qemu.harmless import build_image
 from sipl.engine.qemu.has_secure import HasSecure
 from sipl.engine.qemu.process import QemuProcess
+from sipl.engine.qemu.program import QemuUnable
 from sipl.engine.qemu.ram import GuestRam
 from sipl.engine.qemu.setup import RAM_ID
 
 if TYPE_CHECKING:
     from sipl.engine.qemu.setup import Setup
+
+_UNCHANGEABLE: Final = fcntl.F_SEAL_WRITE | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_SEAL
 
 
 class GuestProcess:
@@ -44,9 +48,11 @@ class GuestProcess:
 
     def _start(self, setup: Setup) -> QemuProcess:
         with ExitStack() as given:
-            image = os.memfd_create("sipl-harmless", os.MFD_CLOEXEC)
+            image = os.memfd_create("sipl-harmless", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
             given.callback(os.close, image)
             os.write(image, build_image())
+            # QEMU takes it from there again at every reset, and has ways to open its own descriptors for writing.
+            fcntl.fcntl(image, fcntl.F_ADD_SEALS, _UNCHANGEABLE)
             words = ["-S", "-action", "panic=pause,reboot=reset", "-bios", f"/proc/self/fd/{image}"]
             backend = {"qom-type": "memory-backend-file", "id": RAM_ID, "size": setup.memory}
             place = {"mem-path": f"/proc/self/fd/{self.ram.fd}", "share": True}
@@ -69,6 +75,13 @@ class GuestProcess:
             )
             setup.started()
             return qemu
+
+    def quit(self) -> None:
+        """Have QEMU close its images in order and end, also one that is still starting."""
+        with suppress(QemuUnable):
+            if not self.greeted:
+                self.qemu.greet()
+            self.qemu.quit()
 
     def close(self) -> None:
         """End it at once, and give everything back."""

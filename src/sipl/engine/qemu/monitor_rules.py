@@ -90,19 +90,22 @@ _IN_TRANSACTION: Final = _names(
     "blockdev-snapshot-internal-sync"
 )
 
-# Devices that a guest drives; a loader (which writes memory) and parts of the machine itself are not among them.
+# Devices that a guest drives; a loader (which writes memory), those whose other end has the guest's memory, and parts
+# of the machine itself are not among them.
 _DEVICE: Final = re.compile(
-    r"(virtio|vhost|scsi|vfio|usb)-[a-z0-9-]+|virtserialport|virtconsole|zpci|pci-bridge|diag288|e1000e?|rtl8139|nvme|"
-    r"[a-zA-Z0-9._-]+-s390x-cpu",
+    r"(?!vhost-(user|vdpa))(virtio|vhost|scsi|vfio|usb)-[a-z0-9-]+|virtserialport|virtconsole|zpci|pci-bridge|"
+    r"diag288|e1000e?|rtl8139|nvme|[a-zA-Z0-9._-]+-s390x-cpu",
     re.ASCII,
 )
 # What stands behind devices. Not: qtest, which writes guest memory, remote objects, and whatever comes later.
 _OBJECT: Final = re.compile(
     r"secret|secret_keyring|iothread|throttle-group|thread-context|pr-manager-helper|rng-(random|egd|builtin)|"
     r"tls-creds-(anon|psk|x509)|tls-cipher-suites|authz-(list|list-file|pam|simple)|"
-    r"cryptodev-(backend-builtin|backend-lkcf|vhost-user)|memory-backend-(ram|memfd|file|shm)|filter-dump|input-linux",
+    r"cryptodev-backend-(builtin|lkcf)|memory-backend-(ram|memfd|file|shm)|filter-dump|input-linux",
     re.ASCII,
 )
+# Networks whose other end has the guest's memory.
+_SHARED_MEMORY: Final = re.compile(r"vhost-(user|vdpa)", re.ASCII)
 _DISPLAY: Final = re.compile(r"vnc|spice|@dbus-display", re.ASCII)
 # An object or a device by its id and no further: what it points to may be a part of the machine.
 _OWN_OBJECT: Final = re.compile(r"/(objects|machine/peripheral|machine/peripheral-anon)/[^/]+", re.ASCII)
@@ -133,6 +136,8 @@ def judge(command: str, arguments: Mapping[str, object]) -> None:
         judge_human(str(arguments.get("command-line", "")))
     elif command == "device_add" and not _matches(_DEVICE, arguments.get("driver")):
         raise CommandRefused(f"{command} {arguments.get('driver')}", _UNKNOWN, _HINT)
+    elif command == "netdev_add" and _matches(_SHARED_MEMORY, arguments.get("type")):
+        raise CommandRefused(f"{command} {arguments.get('type')}", _INTO_GUEST, _HINT)
     elif command == "object-add" and not _matches(_OBJECT, arguments.get("qom-type")):
         raise CommandRefused(f"{command} {arguments.get('qom-type')}", _UNKNOWN, _HINT)
     elif command == "qom-set" and not _matches(_OWN_OBJECT, arguments.get("path")):

@@ -64,6 +64,7 @@ class OwnSetup:
         self._accelerator = accelerator()
         self._cpu = qemu_cpu(settings.cpu, self._accelerator)
         self._disks = disks[:MAX_BOOT_DEVICES]
+        self._block_sizes: list[int] = []
         self._stack = ExitStack()
 
     def open(self) -> None:
@@ -72,6 +73,11 @@ class OwnSetup:
             return
         with ExitStack() as stack:
             images = [self._open(disk, stack) for disk in self._disks]
+            # A disk keeps its own over all IPLs, whatever the guest writes to it.
+            self._block_sizes = [
+                0 if image is None else _block_size(disk, image)
+                for disk, image in zip(self._disks, images, strict=True)
+            ]
             self._stack = stack.pop_all()
         self.images = images
         self.device_ids = [None if image is None else f"sipl-{number}" for number, image in enumerate(images)]
@@ -114,7 +120,7 @@ class OwnSetup:
     def _disk_arguments(self, position: int, disk: Disk, image: SharedImage) -> list[str]:
         name, node = f"sipl-{position}", f"sipl-disk-{position}"
         devno = FIRST_DEVNO + position if disk.devno is None else disk.devno
-        size = disk.block_size or (_CD_BLOCK_SIZE if disk.kind is DeviceKind.SCSI_CD else find_block_size(image))
+        size = self._block_sizes[position]
         words = image.add_fd(first_set(position))
         for block in image.blockdevs(node, first_set(position)):
             words += ["-blockdev", json.dumps(block)]
@@ -139,6 +145,10 @@ class OwnSetup:
 
     def started(self) -> None:
         """See `Setup.started`."""
+
+
+def _block_size(disk: Disk, image: SharedImage) -> int:
+    return disk.block_size or (_CD_BLOCK_SIZE if disk.kind is DeviceKind.SCSI_CD else find_block_size(image))
 
 
 def _object(kind: str, key: str = "qom-type", **members: object) -> str:

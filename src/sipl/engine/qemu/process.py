@@ -6,6 +6,7 @@ import os
 import signal
 import socket
 import subprocess
+import time
 from contextlib import suppress
 from typing import TYPE_CHECKING, Final
 
@@ -61,10 +62,13 @@ class QemuProcess:
                 process_group=0 if own_terminal else None,
                 preexec_fn=_end_with_parent(),  # noqa: PLW1509 (see above)
             )
-        except OSError as error:
+        except BaseException as error:
             self.qmp.close()
             os.close(reading)
-            raise QemuUnable(program, f"cannot be started: {error.strerror or error}", "is it a program?") from error
+            if isinstance(error, OSError):
+                why = f"cannot be started: {error.strerror or error}"
+                raise QemuUnable(program, why, "is it a program?") from error
+            raise
         finally:
             theirs.close()
             os.close(writing)
@@ -111,9 +115,10 @@ class QemuProcess:
 
     def quit(self) -> int:
         """Have it close its images and end; returns the exit status."""
+        deadline = time.monotonic() + _QUIT_TIMEOUT
         with suppress(QmpError, QemuEnded):
-            self.qmp.execute("quit")
-        if self.wait(_QUIT_TIMEOUT) is None:
+            self.qmp.execute("quit", timeout=_QUIT_TIMEOUT)
+        if self.wait(max(0.0, deadline - time.monotonic())) is None:
             return self.kill()
         return self._process.returncode
 

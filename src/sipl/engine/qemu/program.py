@@ -13,7 +13,9 @@ NAMES: Final = ("qemu-system-s390x", "/usr/libexec/qemu-kvm")
 VARIABLE: Final = "SIPL_QEMU"
 # The oldest one that the hand-over was tried on.
 OLDEST: Final = (7, 2, 0)
-INSTALL: Final = "install qemu-system-s390x (Debian 12: qemu-system-misc), name it in SIPL_QEMU, or use --engine embedded"
+INSTALL: Final = (
+    "install qemu-system-s390x (Debian 12: qemu-system-misc), name it in SIPL_QEMU, or take --engine embedded"
+)
 
 
 class QemuUnable(UsageError):

@@ -24,6 +24,8 @@ MAX_EVENTS: Final = 1024
 # QEMU answers within milliseconds, or has stopped working.
 ANSWER_TIMEOUT: Final = 30.0
 _CHUNK: Final = 1 << 16
+# So often it is read at once: who goes on talking must not keep others waiting.
+_READS: Final = 64
 
 
 class QmpError(Exception):
@@ -40,7 +42,7 @@ class Qmp:
     def __init__(self, end: socket.socket) -> None:
         self._socket = end
         self._buffer = bytearray()
-        self._answers: deque[Message] = deque()
+        self._answers: deque[Message] = deque(maxlen=MAX_EVENTS)
         self._number = 0
         self.events: deque[Message] = deque(maxlen=MAX_EVENTS)
 
@@ -73,7 +75,9 @@ class Qmp:
                 return major, minor, micro
         raise QemuEnded("QEMU does not greet as QMP wants it")
 
-    def execute(self, command: str, arguments: Mapping[str, object] | None = None) -> object:
+    def execute(
+        self, command: str, arguments: Mapping[str, object] | None = None, timeout: float = ANSWER_TIMEOUT
+    ) -> object:
         """Have a command carried out; the result is what it returns. Events that come meanwhile go to `events`.
 
         Raises:
@@ -84,9 +88,9 @@ class Qmp:
         message: Message = {"execute": command, "id": self._number}
         if arguments is not None:
             message["arguments"] = arguments
-        deadline = time.monotonic() + ANSWER_TIMEOUT
+        deadline = time.monotonic() + timeout
         try:
-            self._socket.settimeout(ANSWER_TIMEOUT)
+            self._socket.settimeout(timeout)
             self._socket.sendall(json.dumps(message).encode() + b"\n")
         except OSError as error:
             raise QemuEnded(f"QEMU takes no commands: {error.strerror or error}") from error
@@ -108,13 +112,14 @@ class Qmp:
         return str(self.execute("human-monitor-command", arguments))
 
     def receive(self) -> None:
-        """Take what is there, without waiting; what comes is in `events`.
+        """Take what is there, without waiting, up to some MiB; what comes is in `events`.
 
         Raises:
             QemuEnded: QEMU has gone.
         """
-        while self._read(0):
-            pass
+        for _ in range(_READS):
+            if not self._read(0):
+                return
 
     def _next_answer(self, deadline: float) -> Message:
         while not self._answers:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import fcntl
 import mmap
 import os
+from contextlib import suppress
 from typing import TYPE_CHECKING, Final
 
 from sipl.errors import UsageError
@@ -27,8 +29,10 @@ class GuestRam:
     def __init__(self, size: int) -> None:
         self.size = size
         try:
-            self.fd = os.memfd_create("sipl-guest", os.MFD_CLOEXEC)
+            self.fd = os.memfd_create("sipl-guest", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
             os.ftruncate(self.fd, size)
+            # Who looks at a page that is no longer there is killed.
+            fcntl.fcntl(self.fd, fcntl.F_ADD_SEALS, fcntl.F_SEAL_GROW | fcntl.F_SEAL_SHRINK)
             self._map = mmap.mmap(self.fd, size)
         except OSError as error:
             raise _no_room(size) from error
@@ -36,9 +40,11 @@ class GuestRam:
 
     def close(self) -> None:
         """Give sipl's hold on it back."""
-        self.view.release()
-        self._map.close()
         os.close(self.fd)
+        # After an exception, somebody may still hold a part of it.
+        with suppress(BufferError):
+            self.view.release()
+            self._map.close()
         self.fd = -1
 
     def read(self, address: int, length: int) -> bytes:

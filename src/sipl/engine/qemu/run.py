@@ -15,6 +15,7 @@ from sipl.engine.qemu.qmp import QemuEnded
 from sipl.engine.waits import Stopped, explain
 from sipl.layout.guest_ends import QemuEnd
 from sipl.layout.stage3 import KERNEL_ADDRESS
+from sipl.machine.diag308 import is_block
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -36,6 +37,8 @@ _LAST_WORDS: Final = 64
 _COLLECT_TIMEOUT: Final = 5.0
 # How long a QEMU that has hung up may take to end, in seconds.
 _END_TIMEOUT: Final = 10.0
+# Of the faults of the host that a guest saw, so many different ones are told.
+_MAX_HOST_FAULTS: Final = 16
 _AFTER_RESET: Final = frozenset({QemuEnd.BLOCK_STORED, QemuEnd.NO_BLOCK, QemuEnd.IMAGE_FAULT})
 # Resets that the guest asked for; the others came from outside.
 _BY_GUEST: Final = frozenset({"guest-reset"})
@@ -76,6 +79,7 @@ class Run:
         self._person: int | None = None
         self._shutdown: tuple[EndKind, str] | None = None
         self.reset: str | None = None  # why the machine was reset, in QEMU's words
+        self.host_faults: list[str] = []
 
     # What is waited for
 
@@ -245,12 +249,15 @@ class Run:
     def _take_events(self) -> None:
         events = self._qemu.qmp.events
         if events:
-            # What the guest wrote before it stopped is on its way already.
-            for _ in range(_LAST_WORDS):
-                if not self._on_console():
-                    break
+            self._take_last_words()
         while events:
             self._on_event(events.popleft())
+
+    def _take_last_words(self) -> None:
+        """What the guest wrote before it stopped is on its way already."""
+        for _ in range(_LAST_WORDS):
+            if not self._on_console():
+                break
 
     def _on_event(self, event: Message) -> None:
         data = event.get("data")
@@ -266,8 +273,20 @@ class Run:
             case "SHUTDOWN":
                 reason = str(details.get("reason"))
                 self._shutdown = _SHUTDOWNS.get(reason, (EndKind.ENDED, f"QEMU shut the machine down ({reason})"))
+            case "BLOCK_IO_ERROR":
+                self._on_io_error(details)
             case "GUEST_PANICKED":
                 self._on_panic(details)
+
+    def _on_io_error(self, details: Message) -> None:
+        """What the guest sees as a fault of its disk is one of the host's."""
+        node = str(details.get("node-name") or details.get("device"))
+        own = {f"sipl-disk-{number}": image for number, image in enumerate(self._engine.setup.images)}
+        image = own.get(node)
+        place = node if image is None else image.path
+        fault = f"the guest saw I/O errors that are the host's: {place}: {details.get('reason')}"
+        if fault not in self.host_faults and len(self.host_faults) < _MAX_HOST_FAULTS:
+            self.host_faults.append(fault)
 
     def _on_panic(self, details: Message) -> None:
         """All CPUs, or the only one, are in a state that they do not leave."""
@@ -311,11 +330,16 @@ class Run:
         return RunEnd(EndKind.RESET, "the machine was reset")
 
     def _choose(self, block: bytes) -> None:
-        """The guest's wish for the next IPL: its device and loadparm; whether it may have them is decided then."""
-        self._machine.ipl_device.set_block(block)
+        """The guest's wish for the next IPL: its device and loadparm; whether it may have them is decided then.
+
+        QEMU only has blocks that are some. Another one was put there by the guest, and changes nothing.
+        """
+        if is_block(block):
+            self._machine.ipl_device.set_block(block)
 
     def _ended(self) -> RunEnd:
         """QEMU has hung up, perhaps while it was asked something."""
+        self._take_last_words()
         for event in self._qemu.qmp.events:
             if event.get("event") == "SHUTDOWN":
                 self._on_event(event)
@@ -323,9 +347,16 @@ class Run:
         if self._shutdown is not None:
             return RunEnd(*self._shutdown)
         if status is not None and status < 0:
-            return RunEnd(EndKind.ENDED, f"QEMU was ended by {signal.Signals(-status).name}")
+            return RunEnd(EndKind.ENDED, f"QEMU was ended by {_signal_name(-status)}")
         complaint = self._qemu.complaint()
         return RunEnd(EndKind.ENDED, f"QEMU ended by itself{f': {complaint}' if complaint else ''}")
+
+
+def _signal_name(number: int) -> str:
+    try:
+        return signal.Signals(number).name
+    except ValueError:  # real-time signals have none
+        return f"signal {number}"
 
 
 def _register_14(registers: str) -> int:
