@@ -472,3 +472,14 @@ def test_what_qemu_refuses_is_told_in_one_line(signed, machine):
     path = signed(console_guests.says(READY))
     code, out, err = run(*machine, *QUIET, *CONSOLE, *disk_words(path, devno="fe.0.zzzz"))
     assert (code, out, err.count("\n")) == (2, b"", 1)
+
+
+def test_a_file_goes_on_where_the_ipl_before_stopped(signed, machine, tmp_path):
+    path = signed(console_guests.says_and_reboots(READY))
+    log = tmp_path / "log"
+    words = ("-chardev", f"file,id=con,path={log}", "-device", "sclpconsole,chardev=con")
+    with started(*machine, *QUIET, *words, *disk_words(path)):
+        deadline = time.monotonic() + PATIENCE
+        while not (log.exists() and log.read_bytes().count(READY) >= 3):
+            assert time.monotonic() < deadline
+            time.sleep(0.05)

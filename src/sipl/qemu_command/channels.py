@@ -82,11 +82,12 @@ class Channels:
                 name = printable(monitor.channel, _SHOWN)
                 raise UsageError("-mon", f"there is no -chardev '{name}'", "name one")
 
-    def write(self, relayed: Mapping[str, int]) -> list[str]:
+    def write(self, relayed: Mapping[str, int], *, again: bool = False) -> list[str]:
         """The words for all channels and their uses.
 
         `relayed` are channels by their names that sipl keeps itself: each has a descriptor of a connected socket. A
-        monitor on one of them speaks QMP there, whatever its user speaks.
+        monitor on one of them speaks QMP there, whatever its user speaks. `again`: files go on where the QEMU process
+        before has stopped.
         """
         words: list[str] = []
         for channel in self.channels.values():
@@ -94,6 +95,9 @@ class Channels:
             if channel.id in relayed:
                 kept = {key: text for key, text in channel.options.items() if key in _OWN}
                 members = {"backend": "socket", "id": channel.id, "fd": str(relayed[channel.id]), **kept}
+            if again:
+                members |= {"append": "on"} if channel.backend == "file" else {}
+                members |= {"logappend": "on"} if "logfile" in members else {}
             words += ["-chardev", write_list(members, "backend")]
         for monitor in self.monitors:
             control = monitor.control or monitor.channel in relayed

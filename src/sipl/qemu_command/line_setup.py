@@ -34,6 +34,7 @@ class LineSetup:
         self._relays = relays
         self._complain = complain
         self._stack = ExitStack()
+        self._has_started = False
         self._given: dict[str, socket.socket] = {}  # QEMU's ends of kept channels, until it has inherited them
 
     @property
@@ -68,7 +69,8 @@ class LineSetup:
         """See `Setup.arguments`."""
         self._drop_given()
         self._given = self._relays.renew()
-        return self._guest.arguments(self.images, {name: end.fileno() for name, end in self._given.items()})
+        ends = {name: end.fileno() for name, end in self._given.items()}
+        return self._guest.arguments(self.images, ends, again=self._has_started)
 
     def descriptors(self) -> list[int]:
         """See `Setup.descriptors`."""
@@ -78,6 +80,7 @@ class LineSetup:
 
     def started(self) -> None:
         """See `Setup.started`."""
+        self._has_started = True
         self._drop_given()
 
     def complain(self, data: bytes) -> None:

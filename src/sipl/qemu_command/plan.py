@@ -91,11 +91,13 @@ class Guest(NamedTuple):
         """The first number of a descriptor set that the line leaves free."""
         return self.words.first_set
 
-    def arguments(self, opened: Sequence[SharedImage | None], relayed: Mapping[str, int]) -> list[str]:
+    def arguments(
+        self, opened: Sequence[SharedImage | None], relayed: Mapping[str, int], *, again: bool = False
+    ) -> list[str]:
         """QEMU's arguments, but for the memory backend, firmware, sipl's monitor and `-S`.
 
         `opened` are the images of `boot`, in its order. `relayed` are channels that sipl keeps: for each name the
-        descriptor of a connected socket.
+        descriptor of a connected socket. `again` is for every process but the first.
         """
         words = self.words
         members: dict[str, Members] = {}
@@ -124,7 +126,7 @@ class Guest(NamedTuple):
             *words.first,
             *descriptor_sets,
             *described,
-            *words.channels.write(relayed),
+            *words.channels.write(relayed, again=again),
             *words.networks,
             *words.devices,
         ]
