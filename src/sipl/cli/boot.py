@@ -117,11 +117,13 @@ def _boot_and_run(given: argparse.Namespace) -> int:
         raise UsageError("--firmware", "QEMU has none of what a firmware needs for secure IPL", hint)
     session = _Session(given)
     if given.engine in ("auto", "qemu") and given.firmware is None:
+        from sipl.cli.terminal_console import interrupted_by_signals
         from sipl.engine.qemu.program import QemuUnable
 
         try:
             session.guest.use_qemu(given.disks, asked, has_secure=given.has_secure == "on")
-            return _run(given, asked, session)
+            with interrupted_by_signals():
+                return _run(given, asked, session)
         except QemuUnable as unable:
             if given.engine == "qemu" or session.announced is not None:
                 raise

@@ -9,7 +9,7 @@ import os
 import signal
 import sys
 import time
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager, suppress
 from typing import TYPE_CHECKING, Final
 
 from sipl.cli.console_text import ConsoleText
@@ -22,7 +22,7 @@ else:
     TERMINALS = True
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
     from types import FrameType, TracebackType
     from typing import TextIO
 
@@ -317,6 +317,29 @@ class Signals:
         self._restore()
         signal.signal(number, signal.SIG_DFL)
         signal.raise_signal(number)
+
+
+@contextmanager
+def interrupted_by_signals() -> Iterator[None]:
+    """Have signals that ask the process to end raise KeyboardInterrupt, so that what is open is closed in order.
+
+    For what happens around the runs of a guest; another thread than the main one is sent no signals.
+    """
+
+    def interrupt(number: int, _: FrameType | None) -> None:
+        raise KeyboardInterrupt(signal.Signals(number).name)
+
+    before = {}
+    for name in _ENDING:
+        number = getattr(signal, name, None)
+        if number is not None and signal.getsignal(number) is signal.SIG_DFL:
+            with suppress(ValueError):
+                before[number] = signal.signal(number, interrupt)
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 class Console:
