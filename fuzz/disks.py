@@ -6,14 +6,11 @@ the disk.
 
 from __future__ import annotations
 
-import atexit
 import gzip
 import hashlib
 import json
 import os
 import random
-import shutil
-import tempfile
 from datetime import datetime
 from pathlib import Path
 
@@ -22,6 +19,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
+from fuzz.folder import new_folder
 from sipl.author import sclab
 from sipl.author.boot_record import DiskWriter, Execute, Load
 from sipl.crypto.certificate import Certificate
@@ -74,8 +72,7 @@ class Workshop:
     """Keys, certificates and signatures, made when they are first needed; the certificates lie in `folder`."""
 
     def __init__(self):
-        self.folder = tempfile.mkdtemp(prefix="sipl-fuzz-")
-        atexit.register(shutil.rmtree, self.folder, ignore_errors=True)
+        self.folder = new_folder()
         self._keys = {}
         self._certificates = {}
         self._signatures = {}

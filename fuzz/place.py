@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-import atexit
 import os
-import shutil
-import tempfile
 from functools import cache
 
 from fuzz.disks import Workshop
+from fuzz.folder import new_folder
 
 
 class _Place:
     def __init__(self):
-        in_memory = "/dev/shm"
-        self.folder = tempfile.mkdtemp(prefix="sipl-fuzz-", dir=in_memory if os.path.isdir(in_memory) else None)
-        atexit.register(shutil.rmtree, self.folder, ignore_errors=True)
+        self.folder = new_folder()
         self.shop = Workshop()
         self.certificates = tuple(self.shop.path(name) for name in ("rsa", "ec"))
 

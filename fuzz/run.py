@@ -16,7 +16,6 @@ import random
 import re
 import subprocess
 import sys
-import tempfile
 import time
 import traceback
 from pathlib import Path
@@ -121,7 +120,9 @@ def keep_input(keep, data):
 def drive_guided(name, seconds, executions, seed, keep):
     """A process of its own, which ends with its first finding."""
     keep.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix="sipl-fuzz-") as folder:
+    from fuzz.folder import environment_for, run_folder
+
+    with run_folder() as folder:
         notes = Path(folder, "notes")
         corpus = Path(folder, "corpus")
         corpus.mkdir()
@@ -130,7 +131,9 @@ def drive_guided(name, seconds, executions, seed, keep):
         command = [sys.executable, __file__, "--guided", name, str(notes), str(corpus), *bound, *limits]
         command += [f"-artifact_prefix={keep}{os.sep}", "-print_final_stats=1", "-verbosity=1", str(corpus)]
         start = time.monotonic()
-        done = subprocess.run(command, capture_output=True, text=True, errors="replace", check=False)
+        done = subprocess.run(
+            command, capture_output=True, text=True, errors="replace", check=False, env=environment_for(folder)
+        )
         took = time.monotonic() - start
         number, _, summary = notes.read_text().partition("\n") if notes.exists() else ("0", "", "")
     output = done.stdout + done.stderr

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import atexit
 import os
-import shutil
-import tempfile
 from collections import Counter
 from typing import NamedTuple
 
 import sipl.ipl
 from fuzz.choices import Choices
 from fuzz.disks import LARGE_MEMORY, MEMORY, NOW, STORES, Workshop, make_disk, shared_disks
+from fuzz.folder import new_folder
 from fuzz.hand_over import Checker, Violation
 from fuzz.mutate import mutate
 from fuzz.openssl import LibCrypto
@@ -52,8 +50,7 @@ class SecureBoot:
         self.crypto = LibCrypto()
         self.shop = Workshop()
         self.shared, self._shared_certificate = shared_disks()
-        self._folder = tempfile.mkdtemp(prefix="sipl-fuzz-", dir="/dev/shm" if os.path.isdir("/dev/shm") else None)
-        atexit.register(shutil.rmtree, self._folder, ignore_errors=True)
+        self._folder = new_folder()
         self._loaded = {}
         self.executions = 0
         self.outcomes = Counter()

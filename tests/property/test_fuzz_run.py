@@ -106,6 +106,16 @@ def test_guided_run_prints_the_executions_and_the_coverage(tmp_path):
     assert "; coverage " in done.stdout
 
 
+@pytest.mark.skipif(
+    importlib.util.find_spec("atheris") is None, reason="atheris is not installed (pip install atheris)"
+)
+def test_guided_run_leaves_no_folder(tmp_path, monkeypatch):
+    monkeypatch.setenv("SIPL_FUZZ_FOLDER", str(tmp_path))
+    done = run("--executions", "20", "--keep", str(tmp_path / "kept"), "signed-file")
+    assert done.returncode == 0, done.stdout
+    assert [path.name for path in tmp_path.iterdir()] == ["kept"]
+
+
 def test_every_target_has_a_harness():
     from fuzz import run as driver
     from fuzz.targets import TARGETS
