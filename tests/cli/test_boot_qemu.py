@@ -491,15 +491,15 @@ class TestReipl:
 
     def test_descriptors_while_it_runs(self, start, guest):
         """Neither sipl nor the QEMU of a later IPL has more of them than the first one."""
-        asm = qemu_guests.says(b"x")
-        slow = asm.load(5, 30_000_000).ri(0xA77, 5, 0)  # BRCTG to itself
-        path = guest(qemu_guests.reboot(slow))
+        path = guest(qemu_guests.reboot(console_guests.echoes_until_q(READY)))
         counts = []
         with start(*BOOT, path, **PIPES) as process:
             for _ in range(5):
-                wait_for(process.stdout, b"x")
+                wait_for(process.stdout, b"ready\n")
                 pid = qemu_of(process)
                 counts.append((len(os.listdir(f"/proc/{process.pid}/fd")), len(os.listdir(f"/proc/{pid}/fd"))))
+                process.stdin.write(b"q")
+                process.stdin.flush()
             process.terminate()
             process.wait(PATIENCE)
         assert len(set(counts[1:])) == 1, counts

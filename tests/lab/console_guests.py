@@ -58,6 +58,11 @@ def says_and_reboots(data: bytes) -> Asm:
 
 def echoes(greeting: bytes) -> Asm:
     """Writes back what is typed; at a `q` in front it is done."""
+    return echoes_until_q(greeting).end()
+
+
+def echoes_until_q(greeting: bytes) -> Asm:
+    """Writes back what is typed, and goes on with what is added behind it at a `q` in front."""
     asm = _echoes(greeting, ORIGIN)
     return _echoes(greeting, asm.handler)
 
@@ -79,8 +84,7 @@ def _echoes(greeting: bytes, handler: int) -> Asm:
     asm.rxy(0xE391, 3, 12, 8).ri(0xA7B, 3, 8).rxy(0xE370, 3, 12)  # LLGH, AGHI, STHY: length of the SCCB
     asm.rxy(0xEB52, 0, 12, 11).rxy(0xEB52, 0, 12, 2)  # MVIY: flags, function code
     service(asm, WRITE_EVENT_DATA, BUFFER)
-    asm.ri(0xA7F, 4, ord("q")).jump(wait, 7)
-    return asm.end()
+    return asm.ri(0xA7F, 4, ord("q")).jump(wait, 7)
 
 
 def components(asm: Asm) -> list:
