@@ -304,7 +304,7 @@ def test_disabled_waits_of_the_qemu_engine():
 
 
 def test_what_the_page_calls_refused_is_refused_in_a_monitor():
-    from sipl.engine.qemu import monitor_rules
+    from sipl.engine.qemu.relay import monitor_rules
 
     table = rows(table_after(page_text("qemu-engine.md"), "refused"))
     # Single words only: what is refused for its arguments has sentences.
@@ -318,8 +318,9 @@ def test_what_the_page_calls_refused_is_refused_in_a_monitor():
 
 
 def test_numbers_of_the_qemu_engine():
-    from sipl.engine.qemu import has_secure, program, qmp_messages
+    from sipl.engine.qemu import has_secure, program
     from sipl.engine.qemu.code import CODE_SIZE
+    from sipl.engine.qemu.relay import qmp_messages
 
     text = page_text("qemu-engine.md")
     secure = part(text, "## has_secure")

@@ -26,7 +26,7 @@ from sipl import ipl
 from sipl.engine.qemu.engine import QemuEngine
 from sipl.engine.qemu.own_setup import OwnSetup
 from sipl.engine.qemu.qmp import Qmp
-from sipl.engine.qemu.relays import Relays
+from sipl.engine.qemu.relay.relays import Relays
 
 if TYPE_CHECKING:
     from sipl.engine.base import GuestEnd
@@ -149,7 +149,7 @@ class Engine(QemuEngine):
         self._between = between
         self._memory = b""
         if placed is not None:
-            self.relays = Placed(self, placed)
+            self.session.relays = Placed(self, placed)
 
     def _run_in(self, process, machine, state):
         self.pids.append(process.qemu._process.pid)
@@ -175,7 +175,7 @@ class Placed(Relays):
     """A user who has no monitor, but something to do once everything is in its place."""
 
     def __init__(self, engine: Engine, action) -> None:
-        super().__init__(engine.loop)
+        super().__init__(engine.session.loop)
         self._engine = engine
         self._action = action
 

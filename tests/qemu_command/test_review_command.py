@@ -8,7 +8,7 @@ import socket
 import pytest
 from qemu_lines import DISK, SECURE, Opened
 
-from sipl.engine.qemu.monitor_rules import CommandRefused, judge
+from sipl.engine.qemu.relay.monitor_rules import CommandRefused, judge
 from sipl.errors import UsageError
 from sipl.qemu_command.plan import read_command
 

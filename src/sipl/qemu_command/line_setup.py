@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     import socket
     from collections.abc import Callable, Mapping
 
-    from sipl.engine.qemu.relays import Relays
+    from sipl.engine.qemu.relay.relays import Relays
     from sipl.qemu_command.plan import BootDevice, Guest
 
 

@@ -9,8 +9,10 @@ from typing import TYPE_CHECKING, Final
 
 from sipl.engine.qemu.has_secure import GDB_CHANNEL
 from sipl.engine.qemu.process import QMP_CHANNEL
-from sipl.engine.qemu.relays import Relays
-from sipl.engine.qemu.user_end import Connecting, Pty, inherited, listen_tcp, listen_unix, tcp_addresses, unix_address
+from sipl.engine.qemu.relay.addresses import tcp_addresses, unix_address
+from sipl.engine.qemu.relay.pty_end import Pty
+from sipl.engine.qemu.relay.relays import Relays
+from sipl.engine.qemu.relay.socket_ends import Connecting, inherited, listen_tcp, listen_unix
 from sipl.errors import UsageError
 from sipl.machine.options import parse_bool
 from sipl.qemu_command.guest import MAX_DESCRIPTOR
@@ -20,7 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from sipl.engine.qemu.loop import Loop
-    from sipl.engine.qemu.user_end import UserEnd
+    from sipl.engine.qemu.relay.user_end import UserEnd
     from sipl.qemu_command.channels import Channel, Monitor
     from sipl.qemu_command.plan import Guest
 

@@ -17,9 +17,9 @@ from ipl_lab import HANDS_OVER, MIB
 from qemu_guests import Console, block, choose, find_qemu, go_on, reboot, says, wait_for_test
 
 from sipl.engine.base import EndKind
-from sipl.engine.qemu import engine as engine_module
 from sipl.engine.qemu import process as process_module
 from sipl.engine.qemu import run as run_module
+from sipl.engine.qemu import session as session_module
 from sipl.engine.qemu.own_setup import OwnSetup
 from sipl.engine.qemu.process import QemuProcess
 from sipl.engine.qemu.program import QemuUnable
@@ -107,7 +107,7 @@ class TestTime:
             def monotonic() -> float:
                 return time.monotonic() + passed[0]
 
-        monkeypatch.setattr(engine_module, "time", Clock)
+        monkeypatch.setattr(session_module, "time", Clock)
 
         def before(engine, setup):
             passed[0] += 1000

@@ -5,22 +5,21 @@ docs/qemu-engine.md tells what happens in which order, and why no way leads arou
 
 from __future__ import annotations
 
-import time
 from typing import TYPE_CHECKING
 
 from sipl.engine.base import EndKind, GuestEnd
-from sipl.engine.console import Awaited, Silent
 from sipl.engine.qemu.guest_process import GuestProcess
-from sipl.engine.qemu.loop import Loop
 from sipl.engine.qemu.placing import device_number, place
 from sipl.engine.qemu.program import QemuUnable, check_version
 from sipl.engine.qemu.qmp import QemuEnded, QmpError
 from sipl.engine.qemu.run import Run, RunEnd
+from sipl.engine.qemu.session import Session
 
 if TYPE_CHECKING:
     from sipl.disk.image import Image
     from sipl.engine.console import WatchedConsole
-    from sipl.engine.qemu.relays import Relays
+    from sipl.engine.qemu.loop import Loop
+    from sipl.engine.qemu.relay.relays import Relays
     from sipl.engine.qemu.setup import Setup
     from sipl.firmware.hand_over import HandOver
     from sipl.machine.machine import Machine
@@ -44,21 +43,9 @@ class QemuEngine:
         loop: Loop | None = None,
     ) -> None:
         self.setup = setup
-        self.console: WatchedConsole = console or Silent()
-        self.timeout = timeout
-        self._deadline: float | None = None  # from the first run on
-        self.until = Awaited(until)
-        self.relays = relays
-        self.loop = loop or Loop()
-        self._process: GuestProcess | None = None
-        self.typed = bytearray()
-        # Whether somebody else has to start the guest; a guest that is IPLed again runs on.
-        self.held = setup.held
+        self.session = Session(console, timeout, until, relays, loop, held=setup.held)
         self.version: tuple[int, int, int] | None = None
-
-    def seconds_left(self) -> float | None:
-        """Of the time that the guest was given; None without a limit."""
-        return None if self._deadline is None else self._deadline - time.monotonic()
+        self._process: GuestProcess | None = None
 
     def open_image(self, position: int) -> Image:
         """The image of a disk of the boot order; with the first one, QEMU is started.
@@ -150,8 +137,8 @@ class QemuEngine:
             UndecidedError: an image cannot be read any more after the run.
         """
         process = self._ready()
-        if self._deadline is None and self.timeout is not None:
-            self._deadline = time.monotonic() + self.timeout
+        self.session.start_clock()
+        relays = self.session.relays
         images = [image for image in self.setup.images if image is not None]
         try:
             for image in images:
@@ -161,16 +148,16 @@ class QemuEngine:
             finally:
                 process.qemu.quit()
                 self.close()
-                if self.relays is not None:
-                    self.relays.ended(None)
+                if relays is not None:
+                    relays.ended(None)
         except (QemuEnded, QmpError) as error:
             raise QemuUnable("QEMU", str(error), "does it run by itself?") from error
         for image in images:
             image.renew()
         if end.kind in (EndKind.REIPL, EndKind.RESET):
-            if self.relays is not None and self.relays.view.quit_asked:
+            if relays is not None and relays.view.quit_asked:
                 return GuestEnd(EndKind.QUIT, "a monitor ended QEMU")
-            self.held = False
+            self.session.held = False
             self.start()
         return end
 
@@ -185,12 +172,12 @@ class QemuEngine:
             machine.devices[position] if booted else None,
             self.setup.device_ids[position] if booted else None,
         )
-        run = Run(self, process, machine, image_at)
+        run = Run(self.session, self.setup, process, machine, image_at)
         try:
             run.go(state)
         except RunEnd as end:
-            if end.end.kind in (EndKind.REIPL, EndKind.RESET) and self.relays is not None:
-                self.relays.ended(run.reset or "guest-reset")
+            if end.end.kind in (EndKind.REIPL, EndKind.RESET) and self.session.relays is not None:
+                self.session.relays.ended(run.reset or "guest-reset")
             return end.end._replace(host_faults=tuple(run.host_faults))
         finally:
             run.forget()

@@ -20,11 +20,11 @@ from sipl.machine.diag308 import is_block
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from sipl.engine.qemu.engine import QemuEngine
     from sipl.engine.qemu.guest_process import GuestProcess
     from sipl.engine.qemu.has_secure import HasSecure
-    from sipl.engine.qemu.loop import Loop
     from sipl.engine.qemu.qmp import Message
+    from sipl.engine.qemu.session import Session
+    from sipl.engine.qemu.setup import Setup
     from sipl.firmware.hand_over import HandOver
     from sipl.machine.machine import Machine
 
@@ -69,8 +69,9 @@ class RunEnd(Exception):
 class Run:
     """A guest in one QEMU process, from its start to its end."""
 
-    def __init__(self, engine: QemuEngine, process: GuestProcess, machine: Machine, image_at: int) -> None:
-        self._engine = engine
+    def __init__(self, session: Session, setup: Setup, process: GuestProcess, machine: Machine, image_at: int) -> None:
+        self._session = session
+        self._setup = setup
         self._process = process
         self._machine = machine
         self._image_at = image_at
@@ -91,9 +92,9 @@ class Run:
         self._watch(self._qemu.errors, self._on_errors)
         if self._process.console is not None:
             self._watch(self._process.console.fileno(), self._on_console)
-        if self._engine.relays is not None:
-            self._engine.relays.placed(started_by_engine=not self._engine.held)
-        if not self._engine.held:
+        if self._session.relays is not None:
+            self._session.relays.placed(started_by_engine=not self._session.held)
+        if not self._session.held:
             qmp.execute("cont")
         try:
             while True:
@@ -103,18 +104,14 @@ class Run:
         except QemuEnded:
             raise self._ended() from None
 
-    @property
-    def _loop(self) -> Loop:
-        return self._engine.loop
-
     def _watch(self, descriptor: int, reading: Callable[[], object]) -> None:
         self._watched.add(descriptor)
-        self._loop.watch(descriptor, reading)
+        self._session.loop.watch(descriptor, reading)
 
     def _unwatch(self, descriptor: int) -> None:
         if descriptor in self._watched:
             self._watched.discard(descriptor)
-            self._loop.forget(descriptor)
+            self._session.loop.forget(descriptor)
 
     def forget(self) -> None:
         """Watch nothing of this run any more."""
@@ -123,21 +120,21 @@ class Run:
 
     def _loop_turn(self) -> None:
         wait = _LOOK
-        left = self._engine.seconds_left()
+        left = self._session.seconds_left()
         if left is not None:
             wait = min(wait, max(0.0, left))
         secure = self._process.has_secure
         if secure is not None and secure.active and secure.deadline is not None:
             wait = min(wait, max(0.0, secure.deadline - time.monotonic()))
         self._watch_person()
-        self._loop.turn(wait)
+        self._session.loop.turn(wait)
 
     # The person and the console
 
     def _watch_person(self) -> None:
         """Wait for what is typed as long as there is room for it; without room it is looked at now and then."""
-        room = len(self._engine.typed) < TYPED_LIMIT
-        person = self._engine.console.descriptor() if room else None
+        room = len(self._session.typed) < TYPED_LIMIT
+        person = self._session.console.descriptor() if room else None
         if person != self._person:
             if self._person is not None:
                 self._unwatch(self._person)
@@ -147,13 +144,13 @@ class Run:
 
     def _look(self) -> None:
         """The clock on the wall, the person, and the debugger's time limit."""
-        left = self._engine.seconds_left()
+        left = self._session.seconds_left()
         if left is not None and left <= 0:
-            given = self._engine.timeout
+            given = self._session.timeout
             raise RunEnd(EndKind.TIMEOUT, f"the guest ran for {given:g} s, which is what it was given")
-        typed = self._engine.typed
+        typed = self._session.typed
         try:
-            typed += self._engine.console.read(0, TYPED_LIMIT - len(typed))
+            typed += self._session.console.read(0, TYPED_LIMIT - len(typed))
         except ConsoleEnds as end:
             raise RunEnd(EndKind.ENDED, str(end)) from None
         self._send_typed()
@@ -163,7 +160,7 @@ class Run:
             self._leave_secure(secure)
 
     def _send_typed(self) -> None:
-        console, typed = self._process.console, self._engine.typed
+        console, typed = self._process.console, self._session.typed
         if console is None or not typed:
             return
         try:
@@ -187,9 +184,9 @@ class Run:
         if not data:
             self._unwatch(console.fileno())
             return False
-        self._engine.console.write(data)
-        if self._engine.until.seen(data):
-            raise RunEnd(EndKind.SEEN, self._engine.until.sentence())
+        self._session.console.write(data)
+        if self._session.until.seen(data):
+            raise RunEnd(EndKind.SEEN, self._session.until.sentence())
         return True
 
     def _on_errors(self) -> None:
@@ -197,7 +194,7 @@ class Run:
         if not data:
             self._unwatch(self._qemu.errors)
         else:
-            self._engine.setup.complain(data)
+            self._setup.complain(data)
 
     # The debugger's stub
 
@@ -281,7 +278,7 @@ class Run:
     def _on_io_error(self, details: Message) -> None:
         """What the guest sees as a fault of its disk is one of the host's."""
         node = str(details.get("node-name") or details.get("device"))
-        own = {f"sipl-disk-{number}": image for number, image in enumerate(self._engine.setup.images)}
+        own = {f"sipl-disk-{number}": image for number, image in enumerate(self._setup.images)}
         image = own.get(node)
         place = node if image is None else image.path
         fault = f"the guest saw I/O errors that are the host's: {place}: {details.get('reason')}"
@@ -296,8 +293,8 @@ class Run:
         numbers = [info.get(name) for name in ("core", "psw-mask", "psw-addr")]
         core, mask, address = (number if isinstance(number, int) else 0 for number in numbers)
         if reason != "disabled-wait":
-            if self._engine.relays is not None:
-                self._engine.relays.show_crash()
+            if self._session.relays is not None:
+                self._session.relays.show_crash()
             self._crash(EndKind.CRASHED, f"the guest only ends in a {reason.replace('-', ' ')}")
             return
         if self.reset is not None and address in _AFTER_RESET:
@@ -311,14 +308,14 @@ class Run:
             raise RunEnd(EndKind.REIPL, "the guest asked for an IPL")
         if any(event.get("event") == "RESET" for event in self._qemu.qmp.events):
             raise RunEnd(EndKind.RESET, "the machine was reset")
-        if self._engine.relays is not None:
-            self._engine.relays.show_crash()
+        if self._session.relays is not None:
+            self._session.relays.show_crash()
         registers = self._qemu.qmp.human("info registers")
         end = explain(Stopped(mask, address, _register_14(registers), None, ram))
         self._crash(end.kind, end.message)
 
     def _crash(self, kind: EndKind, message: str) -> None:
-        if not self._engine.setup.stays_after_crash:
+        if not self._setup.stays_after_crash:
             raise RunEnd(kind, message)
         self._shutdown = (kind, message)
 

@@ -15,12 +15,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sipl.engine.qemu.loop import Loop
-from sipl.engine.qemu.monitor import MAX_ANSWER, MonitorView
-from sipl.engine.qemu.monitor_rules import CommandRefused, judge, judge_human
-from sipl.engine.qemu.qmp_messages import MAX_DEPTH, MAX_MESSAGE, MessageReader, NoMessage
-from sipl.engine.qemu.qmp_relay import QmpRelay
-from sipl.engine.qemu.relays import Relays
-from sipl.engine.qemu.user_end import Connected, Pty, listen_unix
+from sipl.engine.qemu.relay.monitor import MAX_ANSWER, MonitorView
+from sipl.engine.qemu.relay.monitor_rules import CommandRefused, judge, judge_human
+from sipl.engine.qemu.relay.pty_end import Pty
+from sipl.engine.qemu.relay.qmp_messages import MAX_DEPTH, MAX_MESSAGE, MessageReader, NoMessage
+from sipl.engine.qemu.relay.qmp_relay import QmpRelay
+from sipl.engine.qemu.relay.relays import Relays
+from sipl.engine.qemu.relay.socket_ends import Connected, listen_unix
 
 GREETING = {"QMP": {"version": {"qemu": {"micro": 22, "minor": 2, "major": 7}, "package": ""}, "capabilities": ["oob"]}}
 CRASH = {"action": "pause", "info": {"type": "s390", "core": 0, "reason": "disabled-wait"}}

@@ -13,19 +13,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sipl.engine.qemu.loop import Loop
-from sipl.engine.qemu.relay import HIGH_WATER, Relay
-from sipl.engine.qemu.relays import Relays
-from sipl.engine.qemu.user_end import (
-    Connected,
-    Connecting,
-    Listening,
-    Pty,
-    inherited,
-    listen_tcp,
-    listen_unix,
-    tcp_addresses,
-    unix_address,
-)
+from sipl.engine.qemu.relay.addresses import tcp_addresses, unix_address
+from sipl.engine.qemu.relay.pty_end import Pty
+from sipl.engine.qemu.relay.relay import HIGH_WATER, Relay
+from sipl.engine.qemu.relay.relays import Relays
+from sipl.engine.qemu.relay.socket_ends import Connected, Connecting, Listening, inherited, listen_tcp, listen_unix
 from sipl.errors import FileError, UsageError
 
 

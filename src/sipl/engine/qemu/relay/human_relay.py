@@ -9,15 +9,15 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from sipl.engine.qemu.monitor import Monitor
-from sipl.engine.qemu.monitor_rules import CommandRefused, judge_human
-from sipl.engine.qemu.relay import HIGH_WATER
+from sipl.engine.qemu.relay.monitor import Monitor
+from sipl.engine.qemu.relay.monitor_rules import CommandRefused, judge_human
+from sipl.engine.qemu.relay.relay import HIGH_WATER
 
 if TYPE_CHECKING:
     from sipl.engine.qemu.loop import Loop
-    from sipl.engine.qemu.monitor import MonitorView
-    from sipl.engine.qemu.qmp_messages import Message
-    from sipl.engine.qemu.user_end import UserEnd
+    from sipl.engine.qemu.relay.monitor import MonitorView
+    from sipl.engine.qemu.relay.qmp_messages import Message
+    from sipl.engine.qemu.relay.user_end import UserEnd
 
 # As long as a line of QEMU's own.
 MAX_LINE: Final = 4095

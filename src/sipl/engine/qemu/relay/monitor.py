@@ -10,17 +10,17 @@ import time
 from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING, Final
 
-from sipl.engine.qemu.qmp_messages import NoMessage, parsed, written
-from sipl.engine.qemu.relay import HIGH_WATER, Relay
-from sipl.engine.qemu.user_end import close_all
+from sipl.engine.qemu.relay.qmp_messages import NoMessage, parsed, written
+from sipl.engine.qemu.relay.relay import HIGH_WATER, Relay
+from sipl.engine.qemu.relay.stream import close_all
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from typing import TypeAlias
 
     from sipl.engine.qemu.loop import Loop
-    from sipl.engine.qemu.qmp_messages import Message
-    from sipl.engine.qemu.user_end import UserEnd
+    from sipl.engine.qemu.relay.qmp_messages import Message
+    from sipl.engine.qemu.relay.user_end import UserEnd
 
     # Called with QEMU's answer: a message with either `return` or `error`.
     Then: TypeAlias = Callable[[Message], None]

@@ -9,16 +9,16 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final, NamedTuple
 
-from sipl.engine.qemu.monitor import Monitor, MonitorView, error
-from sipl.engine.qemu.monitor_rules import CommandRefused, judge
-from sipl.engine.qemu.qmp_messages import MAX_MESSAGE, MessageReader, NoMessage, written
-from sipl.engine.qemu.relay import HIGH_WATER
-from sipl.engine.qemu.user_end import MAX_DESCRIPTORS, close_all
+from sipl.engine.qemu.relay.monitor import Monitor, MonitorView, error
+from sipl.engine.qemu.relay.monitor_rules import CommandRefused, judge
+from sipl.engine.qemu.relay.qmp_messages import MAX_MESSAGE, MessageReader, NoMessage, written
+from sipl.engine.qemu.relay.relay import HIGH_WATER
+from sipl.engine.qemu.relay.stream import MAX_DESCRIPTORS, close_all
 
 if TYPE_CHECKING:
     from sipl.engine.qemu.loop import Loop
-    from sipl.engine.qemu.qmp_messages import Message
-    from sipl.engine.qemu.user_end import UserEnd
+    from sipl.engine.qemu.relay.qmp_messages import Message
+    from sipl.engine.qemu.relay.user_end import UserEnd
 
 # What `set-action` takes for what the engine does itself.
 _ENGINE_ACTIONS: Final = {"reboot": ("reset", "shutdown"), "panic": ("pause", "shutdown", "exit-failure", "none")}

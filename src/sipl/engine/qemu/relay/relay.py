@@ -14,11 +14,11 @@ import socket
 from contextlib import suppress
 from typing import TYPE_CHECKING, Final
 
-from sipl.engine.qemu.user_end import CHUNK, Gone, close_all
+from sipl.engine.qemu.relay.stream import CHUNK, Gone, close_all
 
 if TYPE_CHECKING:
     from sipl.engine.qemu.loop import Loop
-    from sipl.engine.qemu.user_end import UserEnd
+    from sipl.engine.qemu.relay.user_end import UserEnd
 
 # From this many bytes in a direction on, the sender waits: enough for full speed, little enough for a hundred devices.
 HIGH_WATER: Final = 4 * CHUNK

@@ -13,14 +13,14 @@ import socket
 import time
 from typing import TYPE_CHECKING, Final
 
-from sipl.engine.qemu.human_relay import HumanRelay
-from sipl.engine.qemu.monitor import Monitor, MonitorView
-from sipl.engine.qemu.qmp_relay import QmpRelay
-from sipl.engine.qemu.relay import Relay
+from sipl.engine.qemu.relay.human_relay import HumanRelay
+from sipl.engine.qemu.relay.monitor import Monitor, MonitorView
+from sipl.engine.qemu.relay.qmp_relay import QmpRelay
+from sipl.engine.qemu.relay.relay import Relay
 
 if TYPE_CHECKING:
     from sipl.engine.qemu.loop import Loop
-    from sipl.engine.qemu.user_end import UserEnd
+    from sipl.engine.qemu.relay.user_end import UserEnd
 
 # How long users may take to read the last words; who reads reads them at once.
 _LAST_WORDS: Final = 1.0

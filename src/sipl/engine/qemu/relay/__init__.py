@@ -1,0 +1,1 @@
+"""What users are connected to while one QEMU process follows another (docs/qemu-engine.md)."""
