@@ -82,7 +82,8 @@ def run_guest(words: list[str], environment: dict[str, str]) -> Guest:
 def embedded(disk: Path, environment: dict[str, str]) -> Guest:
     """A secure IPL, verification included."""
     certificate = shared_folder() / "keys" / "certA.pem"
-    words = [sys.executable, "-m", "sipl", "boot", "--memory", f"{MEMORY_MIB}M", "--timeout", str(PATIENCE)]
+    words = [sys.executable, "-m", "sipl", "boot", "--engine", "embedded", "--memory", f"{MEMORY_MIB}M"]
+    words += ["--timeout", str(PATIENCE)]
     return run_guest([*words, "--secure-boot", "on", "--boot-certs", str(certificate), str(disk)], environment)
 
 
