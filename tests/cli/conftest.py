@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from contextlib import contextmanager
@@ -115,3 +116,25 @@ def bad(demo, tmp_path) -> str:
         path.write_bytes(disk.read(1 << 20))
     flip_byte(str(path))
     return str(path)
+
+
+@pytest.fixture
+def signed(tmp_path, signers, need_tool):
+    """Makes a disk with a guest for QEMU, signed, and a signed kernel beside it; gives its path."""
+    if not os.environ.get("SIPL_QEMU"):
+        need_tool("qemu-system-s390x", "qemu-system-misc")
+    from guest_lab import GuestLab
+
+    lab = GuestLab(tmp_path, signers)
+
+    def make(asm):
+        kernel = lab.signed(ipl_lab.KERNEL, ipl_lab.kernel_bytes())
+        return lab.disk(lab.components(bytes(asm.code), extra=[kernel]), size=1 << 20).path
+
+    return make
+
+
+@pytest.fixture
+def machine(signers):
+    """Words of a machine in secure mode."""
+    return ("-machine", f"s390-ccw-virtio,secure-boot=on,boot-certs.0.path={signers['A'].path}", "--at", AT)

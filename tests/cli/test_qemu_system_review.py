@@ -6,32 +6,12 @@ import os
 import pty
 import signal
 import subprocess
-import sys
 import termios
 
 import console_guests
 import pytest
 from cli_lab import AT, PATIENCE, environment
-from ipl_lab import KERNEL, kernel_bytes
-
-PROGRAM = [sys.executable, "-c", "from sipl.cli.qemu_system import entry; entry()"]
-READY = b"the guest is up\r\n"
-
-
-@pytest.fixture
-def signed(tmp_path, signers, need_tool):
-    """Makes a disk with a signed guest and a signed kernel beside it; gives its path."""
-    if not os.environ.get("SIPL_QEMU"):
-        need_tool("qemu-system-s390x", "qemu-system-misc")
-    from guest_lab import GuestLab
-
-    lab = GuestLab(tmp_path, signers)
-
-    def make(asm):
-        kernel = lab.signed(KERNEL, kernel_bytes())
-        return lab.disk(lab.components(bytes(asm.code), extra=[kernel]), size=1 << 20).path
-
-    return make
+from qemu_system_lab import PROGRAM, READY
 
 
 @pytest.fixture

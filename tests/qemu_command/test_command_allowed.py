@@ -44,8 +44,6 @@ OPTIONS = {
     "-readconfig": "x",
     "-writeconfig": "x",
     "-set": "device.x.y=z",
-    "-daemonize": None,
-    "-pidfile": "x",
     "-mem-path": "/dev/shm",
     "-numa": "node",
     "-iscsi": "user=x",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from argparse import Namespace
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from typing import TYPE_CHECKING, Final, NoReturn
 
 from sipl.cli.main import guarded, prepare_output
@@ -15,7 +15,7 @@ from sipl.errors import RefusedToStart, UsageError
 from sipl.text import printable
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from sipl.engine.base import EntryState, GuestEnd
     from sipl.machine.machine import Machine
@@ -79,9 +79,25 @@ def run(arguments: Sequence[str]) -> int:
         sys.stdout.write(_HELP + "\n")
     if plan.guest is None:
         _become(program, plan)
-    plan.guest.check_descriptors()
+    guest = plan.guest
+    guest.check_descriptors()
+
+    def work(released: Callable[[], None]) -> int:
+        from sipl.cli.pid_file import PidFile
+
+        with PidFile(guest.pid_file) if guest.pid_file else nullcontext():
+            return _Session(program, plan, guest, released).go()
+
+    if guest.background:
+        from sipl.cli.background import in_background
+
+        return in_background(work)
     with _kept_terminal():
-        return _Session(program, plan, plan.guest).go()
+        return work(_stay)
+
+
+def _stay() -> None:
+    """In the foreground the guest's start changes nothing."""
 
 
 def _become(program: str, plan: Plan) -> NoReturn:
@@ -116,12 +132,16 @@ def _kept_terminal() -> Iterator[None]:
 
 
 class _User:
-    """Signals that end the run; what is typed is QEMU's."""
+    """Signals that end the run; what is typed is QEMU's.
+
+    `next_look` is called once, when signals are looked for the next time.
+    """
 
     def __init__(self) -> None:
         from sipl.cli.terminal_console import Console, Input
 
         self.console = Console(Input(), None)
+        self.next_look: Callable[[], None] | None = None
 
     def write(self, data: bytes) -> None:
         """The console is QEMU's."""
@@ -131,6 +151,9 @@ class _User:
         from sipl.cli.terminal_console import ConsoleEnded
         from sipl.engine.console import ConsoleEnds
 
+        deed, self.next_look = self.next_look, None
+        if deed is not None:
+            deed()
         try:
             return self.console.read(timeout, room)
         except ConsoleEnded as ended:
@@ -142,9 +165,12 @@ class _User:
 
 
 class _Session:
-    """One guest, from the command line to its end. For the IPL it is the engine: QEMU's, with the user's say."""
+    """One guest, from the command line to its end. For the IPL it is the engine: QEMU's, with the user's say.
 
-    def __init__(self, program: str, plan: Plan, guest: Guest) -> None:
+    `released` is called as soon as the guest runs, or stands where its user starts it.
+    """
+
+    def __init__(self, program: str, plan: Plan, guest: Guest, released: Callable[[], None]) -> None:
         from sipl.engine.qemu.engine import QemuEngine
         from sipl.engine.qemu.loop import Loop
         from sipl.qemu_command.line_setup import LineSetup
@@ -153,6 +179,7 @@ class _Session:
         self._loop = Loop()
         self._guest = guest
         self._user = _User()
+        self._released = released
         self._relays = connect(guest, self._loop)
         self._setup = LineSetup(program, guest, self._relays, _pass_on, has_secure=plan.own.has_secure)
         self._qemu = QemuEngine(self._setup, self._user, relays=self._relays, loop=self._loop)
@@ -220,6 +247,8 @@ class _Session:
         _show(report)
         if self._announced is None:
             complain(f"{self._qemu.name()} runs the guest")
+            # The engine looks as soon as the guest is started.
+            self._user.next_look = self._released
         self._announced = report
 
     def _tell_end(self) -> None:

@@ -36,7 +36,6 @@ _NO_STATE: Final = "the guest would go on from a saved state instead of an IPL"
 _NO_FIRMWARE: Final = "firmware comes from sipl alone"
 _NO_DEBUGGER: Final = "a debugger can change the guest past every verification"
 _NO_FILE: Final = "what it says cannot be judged here"
-_NO_PROCESS: Final = "sipl has to stay with the guest, to verify each of its IPLs"
 _NO_MEMORY: Final = "the guest's memory comes from sipl"
 _NO_SUCH: Final = "this machine has no use for it"
 
@@ -66,8 +65,6 @@ REFUSED: Final = {
     "readconfig": _NO_FILE,
     "writeconfig": _NO_FILE,
     "set": "it changes another option; write it there",
-    "daemonize": _NO_PROCESS,
-    "pidfile": "the number of a QEMU process is good until the guest restarts only",
     "mem-path": _NO_MEMORY,
     "numa": _NO_MEMORY,
     "iscsi": "only local images can be had",

@@ -38,6 +38,7 @@ if TYPE_CHECKING:
 OPTIONS: Final = (
     *("machine", "accel", "m", "mem-prealloc", "smp", "cpu", "boot", "object", "global", "icount"),
     *("action", "no-reboot", "no-shutdown", "watchdog-action", "S", "kernel", "initrd", "append"),
+    *("daemonize", "pidfile"),
 )
 
 # The words of -machine that make a line one for sipl; QEMU takes an underscore for a hyphen.
@@ -392,6 +393,11 @@ def _global(where: str, text: str) -> dict[str, str]:
         members = {key: value.text(key) for key in ("driver", "property", "value")}
     check_global(where, members["driver"], members["property"])
     return members
+
+
+def read_pid_file(line: CommandLine) -> str | None:
+    """Where the number of the process goes: sipl's, as that of a QEMU process changes with each IPL."""
+    return next((word.value for word in reversed(list(line.of("pidfile")))), None)
 
 
 def read_kernel(line: CommandLine) -> str | None:

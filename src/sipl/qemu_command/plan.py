@@ -73,7 +73,8 @@ class BootDevice(NamedTuple):
 class Guest(NamedTuple):
     """A guest whose IPL is verified.
 
-    `held`: the user starts it himself, by a monitor. `memory_properties` are for the memory backend that sipl makes.
+    `held`: the user starts it himself, by a monitor. `background`: nobody stays at the terminal once it runs.
+    `memory_properties` are for the memory backend that sipl makes.
     `settings` lacks only who answers the boot menu.
     """
 
@@ -83,6 +84,8 @@ class Guest(NamedTuple):
     monitors: tuple[Monitor, ...]
     actions: Actions
     held: bool
+    background: bool
+    pid_file: str | None
     memory_properties: Mapping[str, bool]
     words: _Words
 
@@ -223,6 +226,8 @@ def _read_guest(line: CommandLine, machine: guest.Machine) -> Guest:
     disks = images.Images(line, sets)
     devices = boot_order.Devices(line)
     channel = channels.Channels(line)
+    if line.has("daemonize") and any(each.backend == "stdio" for each in channel.channels.values()):
+        raise UsageError("-daemonize", "stdio needs the terminal", "leave out -nographic and stdio")
     boot = tuple(_boot_device(word, disks) for word in devices.boot)
     if not boot and kernel is None:
         hint = "add bootindex=1 to the -device of the disk"
@@ -262,6 +267,8 @@ def _read_guest(line: CommandLine, machine: guest.Machine) -> Guest:
         monitors=tuple(channel.monitors),
         actions=actions,
         held=line.has("S"),
+        background=line.has("daemonize"),
+        pid_file=guest.read_pid_file(line),
         memory_properties=memory.properties,
         words=words,
     )
