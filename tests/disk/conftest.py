@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+import sys
 import zlib
 from pathlib import Path
 from types import SimpleNamespace
@@ -10,6 +11,8 @@ from types import SimpleNamespace
 import pytest
 
 import sipl.disk.host_file
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "lab"))
 
 
 def sector(number: int) -> bytes:
