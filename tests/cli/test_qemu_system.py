@@ -14,6 +14,7 @@ import console_guests
 import pytest
 import qemu_system_lab
 from cli_lab import AT, PATIENCE
+from guest_asm import ORIGIN
 from qemu_system_lab import CONSOLE, QUIET, READY, Peer, damage, disk_words, run, started, watched
 
 
@@ -164,11 +165,51 @@ def test_a_monitor_cannot_start_anything_before_it_was_verified(signed, machine,
     assert shown or b"before the guest was verified; only the harmless image ran" in err
 
 
+def test_a_monitor_cannot_write_into_the_guests_memory_through_its_file(signed, machine, tmp_path):
+    """QEMU would open its own descriptor of the memory as an image, and copy another image to where the code is."""
+    path = signed(console_guests.says(READY))
+    evil = tmp_path / "evil"
+    evil.write_bytes(bytes(console_guests.says(b"EVIL").code).ljust(4096, b"\0"))
+    with watched(machine, path) as (process, console, monitor):
+        monitor.command("qom-get", path="/objects/sipl-ram", property="mem-path")
+        memory = json.loads(monitor.until(b"/proc/self/fd/").splitlines()[-1])["return"]
+        over = {"driver": "raw", "node-name": "ram", "offset": ORIGIN, "size": 4096}
+        monitor.command("blockdev-add", **over, file={"driver": "file", "filename": memory})
+        monitor.command("blockdev-add", **{"driver": "file", "node-name": "evil", "filename": str(evil)})
+        monitor.command("blockdev-backup", **{"device": "evil", "target": "ram", "sync": "full", "job-id": "j"})
+        monitor.command("query-block-jobs")
+        monitor.command("query-jobs")
+        monitor.command("cont")
+        assert process.wait(PATIENCE) == 0
+        assert console.rest() == READY
+        assert b"Operation not permitted" in monitor.rest()
+
+
 @pytest.mark.parametrize("how", ["telnet=on", "websocket=on", "mux=on"])
 def test_a_monitor_that_cannot_be_judged_is_not_reached_over_a_network(signed, machine, tmp_path, how):
     path = signed(console_guests.says(READY))
     words = ("-chardev", f"socket,id=m,path={tmp_path}/m,server=on,wait=off,{how}", "-mon", "chardev=m,mode=readline")
     code, out, err = run(*machine, *QUIET, *CONSOLE, *disk_words(path), *words)
+    assert (code, out, err.count("\n")) == (2, b"", 1)
+    assert "cannot be judged" in err
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("-chardev", "socket,id=s,path=/x,server=on,wait=off", "-chardev", "mux,id=m,chardev=s", "-mon", "chardev=m"),
+        ("-chardev", "udp,id=m,port=1", "-mon", "chardev=m"),
+        ("-chardev", "pipe,id=m,path=/x", "-mon", "chardev=m,mode=control"),
+        ("-monitor", "vc"),
+        ("-qmp", "vc"),
+        ("-monitor", "/dev/ttyS0"),
+        ("-serial", "mon:vc"),
+        ("-chardev", "spiceport,id=m,name=x", "-mon", "chardev=m"),
+    ],
+)
+def test_nor_in_any_other_way(signed, machine, words):
+    """Wherever somebody may be who is not the person at the terminal."""
+    code, out, err = run(*machine, *QUIET, *disk_words(signed(console_guests.says(READY))), *words)
     assert (code, out, err.count("\n")) == (2, b"", 1)
     assert "cannot be judged" in err
 

@@ -58,7 +58,6 @@ class TestKind:
                 ["-machine", "s390-ccw-virtio,usb=off", "-S"],
             ),
             (["--M", "secure_boot=no", "-bios", "-M", "x"], ["-bios", "-M", "x"]),
-            (["-M", "secure-boot=on", "-M", "s390-ccw-virtio,secure-boot=off"], ["-M", "s390-ccw-virtio"]),
             (["-M", "x,secure-boot=off,y=a,,b"], ["-M", "x,y=a,,b"]),
         ],
     )
@@ -72,7 +71,7 @@ class TestKind:
         [
             ["-machine", "s390-ccw-virtio,secure-boot=on"],
             ["-M", f"s390-ccw-virtio,{CERTS}"],
-            ["-M", "s390-ccw-virtio", "-M", "secure_boot=off", "--machine", "secure_boot=on"],
+            ["-M", "s390-ccw-virtio", "-M", "usb=off", "--machine", "secure_boot=on"],
             ["--machine", "boot_certs.0.path=x"],
         ],
     )
@@ -103,6 +102,7 @@ class TestKind:
             (["-machine", "secure-boot=maybe"], "neither on nor off"),
             (["-machine", "boot-certs=x"], "-machine: parameter 'boot-certs' is no list"),
             (["-machine", "secure-boot=on", "-machine", "help"], "help is asked for"),
+            (["-machine", "secure-boot=on", "-machine", "secure-boot=off"], "'secure-boot' is given twice"),
             ([*SECURE, "-machine", "boot-certs.1.path=x"], "used inconsistently"),
         ],
     )
@@ -491,7 +491,7 @@ class TestChannels:
     @pytest.mark.parametrize(
         ("argv", "chardevs", "uses", "monitors"),
         [
-            (["-serial", "stdio"], ["stdio,id=sipl-serial0"], ["-serial chardev:sipl-serial0"], []),
+            (["-serial", "stdio"], ["stdio,id=sipl-serial0"], ["-serial chardev:sipl-serial0", "-monitor none"], []),
             (
                 ["-serial", "mon:stdio"],
                 ["stdio,id=sipl-serial0,mux=on,signal=off"],
@@ -538,20 +538,25 @@ class TestChannels:
                 ["-serial chardev:c", "-mon chardev=c,mode=readline"],
                 [("c", False)],
             ),
-            (["-serial", "file:/x,y"], ["file,id=sipl-serial0,path=/x,,y"], ["-serial chardev:sipl-serial0"], []),
+            (
+                ["-serial", "file:/x,y"],
+                ["file,id=sipl-serial0,path=/x,,y"],
+                ["-serial chardev:sipl-serial0", "-monitor none"],
+                [],
+            ),
             (
                 ["-serial", "/dev/ttyS0"],
                 ["serial,id=sipl-serial0,path=/dev/ttyS0"],
-                ["-serial chardev:sipl-serial0"],
+                ["-serial chardev:sipl-serial0", "-monitor none"],
                 [],
             ),
             (
                 ["-serial", "vc:80Cx24C", "-serial", "pty"],
                 ["vc,id=sipl-serial0,cols=80,rows=24", "pty,id=sipl-serial1"],
-                ["-serial chardev:sipl-serial0", "-serial chardev:sipl-serial1"],
+                ["-serial chardev:sipl-serial0", "-serial chardev:sipl-serial1", "-monitor none"],
                 [],
             ),
-            (["-parallel", "none"], [], [], []),
+            (["-parallel", "none"], [], ["-monitor none"], []),
         ],
     )
     def test_short_forms(self, argv, chardevs, uses, monitors):

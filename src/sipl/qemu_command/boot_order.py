@@ -90,7 +90,8 @@ class Devices:
         for name in names:
             check_id("-device", name)
             if names.count(name) > 1:
-                raise UsageError("-device", f"there are two devices '{printable(name, _SHOWN)}'")
+                why = f"there are two devices '{printable(name, _SHOWN)}'"
+                raise UsageError("-device", why, "give each an id of its own")
         if any(device.driver in _SCSI_DISKS and _boot_index(device) is not None for device in self._devices):
             self._name_controllers()
         self.boot = self._boot_order()

@@ -75,8 +75,8 @@ class Channels:
         for word in line.of("parallel"):
             if word.value != "none":
                 raise refuse(word.where, "this machine has no parallel port")
-        if line.has("nographic") and not line.has("nodefaults"):
-            self._standard_streams(line)
+        if not line.has("nodefaults"):
+            self._defaults(line)
         for monitor in self.monitors:
             if monitor.channel not in self.channels:
                 name = printable(monitor.channel, _SHOWN)
@@ -115,7 +115,8 @@ class Channels:
         name = value.text("id")
         if not name:
             raise UsageError(word.where, "it has no id", "add id=NAME")
-        check_id(word.where, name)
+        for key in (name, *(text for key, text in options.items() if key.startswith("chardev"))):
+            check_id(word.where, key)
         self._add(word.where, Channel(name, value.text("backend"), options))
 
     def _add(self, where: str, channel: Channel) -> None:
@@ -151,10 +152,18 @@ class Channels:
     def _command(self, channel: str, mode: str, *, pretty: bool = False) -> None:
         self.monitors.append(Monitor(channel, mode == "control", pretty))
 
-    def _standard_streams(self, line: CommandLine) -> None:
-        """What -nographic connects with the terminal where nothing else was said."""
+    def _defaults(self, line: CommandLine) -> None:
+        """What QEMU connects where nothing was said."""
         with_monitor = any(word.value.startswith("mon:") for word in line.of("serial"))
         monitor = not with_monitor and not line.has("mon", *_MONITORS)
+        if line.has("nographic"):
+            self._standard_streams(line, monitor=monitor)
+        elif monitor:
+            # QEMU would have one on the display, which others may reach.
+            self.uses += ["-monitor", "none"]
+
+    def _standard_streams(self, line: CommandLine, *, monitor: bool) -> None:
+        """What -nographic connects with the terminal where nothing else was said."""
         if not line.has("serial"):
             text = "mon:stdio" if monitor else "stdio"
             self._serial(Word("nographic", text), "serial0")

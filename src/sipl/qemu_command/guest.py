@@ -107,15 +107,16 @@ def merge_machine(line: CommandLine) -> KeyTree:
         UsageError: they contradict each other.
     """
     tree: KeyTree = {}
+    keys: list[str] = []
     for word in line.of("machine"):
         tree, asked = keyval.parse(word.value, _MACHINE, "type", tree)
         if asked:
             raise UsageError(_MACHINE, "help is asked for", "ask QEMU, without secure-boot and boot-certs")
-        # QEMU takes the last one; here nobody is to lose the verification that he has asked for a moment before.
-        keys = [key for key, _ in read_pairs(word.where, word.value, "type") if _ASKS.match(key)]
-        if len(set(keys)) != len(keys):
-            twice = next(key for key in keys if keys.count(key) > 1)
-            raise UsageError(_MACHINE, f"parameter '{printable(twice, _SHOWN)}' is given twice", "give it once")
+        keys += [key for key, _ in read_pairs(word.where, word.value, "type") if _ASKS.match(key)]
+    # QEMU takes the last one; here nobody is to lose the verification that he has asked for a moment before.
+    if len(set(keys)) != len(keys):
+        twice = next(key for key in keys if keys.count(key) > 1)
+        raise UsageError(_MACHINE, f"parameter '{printable(twice, _SHOWN)}' is given twice", "give it once")
     named = {key.replace("_", "-"): value for key, value in tree.items()}
     if len(named) != len(tree):
         raise UsageError(_MACHINE, "a property is given with a hyphen and with an underscore", "give it once")

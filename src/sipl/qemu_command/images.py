@@ -52,6 +52,7 @@ _FDSET: Final = "/dev/fdset/"
 # A chain of backing files, all of them named on the line; longer than any that is used.
 MAX_CHAIN: Final = 64
 _SHOWN: Final = 80
+_OWN_NAME: Final = "give each a name of its own"
 
 # Members that are no text in JSON.
 _SWITCHES: Final = names("""
@@ -147,6 +148,8 @@ class Images:
         elif word.option == "drive":
             self._add_drive(read_opts(word.where, word.value))
         else:
+            if not word.value:
+                raise UsageError(word.where, "the name of an image is empty", "name a file")
             _check_name(word.where, word.value)
             value = OptionValue(word.where, Syntax.OPTS, "", {"file": word.value})
             self._roots.append(_Root(_NAMED_DISKS[word.option], value, {}))
@@ -155,7 +158,7 @@ class Images:
         where = value.where
         members = {_DRIVE_NAMES.get(key, key): value.text(key) for key in value.members}
         if len(members) != len(value.members):
-            raise UsageError(where, "read-only is said twice")
+            raise UsageError(where, "read-only is said twice", "say it once")
         tree, options = _drive_parts(where, members)
         check_properties(where, "a drive", options, DRIVE)
         interface = options.get("if", "virtio")
@@ -165,7 +168,7 @@ class Images:
         if name:
             check_id(where, name)
             if name in self._drives:
-                raise UsageError(where, f"there are two drives '{printable(name, _SHOWN)}'")
+                raise UsageError(where, f"there are two drives '{printable(name, _SHOWN)}'", _OWN_NAME)
             self._drives[name] = len(self._roots)
         self._roots.append(_Root("drive", value, _typed(where, tree), options))
 
@@ -189,7 +192,7 @@ class Images:
             name = scalar(where, "node-name", tree["node-name"])
             check_id(where, name)
             if name in self._nodes or name in self._drives:
-                raise UsageError(where, f"there are two nodes '{printable(name, _SHOWN)}'")
+                raise UsageError(where, f"there are two nodes '{printable(name, _SHOWN)}'", _OWN_NAME)
             self._nodes[name] = at
         for child in _CHILDREN:
             below = tree.get(child)
@@ -265,7 +268,8 @@ class Images:
         if "data-file" in tree:
             data = self._child(where, at, "data-file")
             if self._tree(data).get("driver") not in _FILES:
-                raise UsageError(where, "the data of a disk that boots is not in a plain file")
+                why = "the data of a disk that boots is not in a plain file"
+                raise UsageError(where, why, "give it driver=file or host_device")
             spec = spec._replace(data_file=self._file_spec(where, data, self._place(where, None, data)))
         if tree.get("backing", "") is None:
             spec = spec._replace(ignore_backing=True)
@@ -276,7 +280,7 @@ class Images:
     def _file_spec(self, where: str, at: _At, name: str) -> ImageSpec:
         path = scalar(where, "filename", self._tree(at).get("filename", ""))
         if not path:
-            raise UsageError(where, "the image of a disk that boots has no name", "give it a filename")
+            raise UsageError(where, "the image has no name", "give it a filename")
         descriptor = None
         if path.startswith(_FDSET):
             number = path.removeprefix(_FDSET)
@@ -452,7 +456,7 @@ def _put(where: str, tree: Tree, key: str, text: str) -> None:
             raise UsageError(where, f"'{printable(fragment, _SHOWN)}' is a name here and has members there")
         branch = below
     if last in branch:
-        raise UsageError(where, f"'{printable(key, _SHOWN)}' is said twice")
+        raise UsageError(where, f"'{printable(key, _SHOWN)}' is said twice", "say it once")
     branch[last] = text
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final, NamedTuple
 
-from sipl.qemu_command.allowed import check_id, check_netdev
+from sipl.qemu_command.allowed import check_id, check_netdev, refuse
 from sipl.qemu_command.guest import MAX_DESCRIPTOR
 from sipl.qemu_command.values import number, read_json, read_pairs, scalar, write_json, write_pairs
 
@@ -21,6 +21,8 @@ _VHOST_FDS: Final = ("vhostfd", "vhostfds")
 # What makes no sense without them.
 _VHOST: Final = (*_VHOST_FDS, "vhost", "vhostforce")
 _FDS: Final = ("fd", "fds")
+_MEMORY_SHARED: Final = "vhost-user"  # a property of passt
+_OFF: Final = ("off", "no", "n", "false")
 # Both ends of a stream or of datagrams may be a descriptor.
 _ADDRESSES: Final = ("addr", "local", "remote")
 
@@ -68,6 +70,8 @@ def _judge(where: str, pairs: list[tuple[str, str]], descriptors: list[int]) -> 
     for key, value in pairs:
         if key == "id":
             check_id(where, value)
+        elif key == _MEMORY_SHARED and value not in _OFF:
+            raise refuse(where, "another process would have the guest's memory")
         elif key in _FDS:
             descriptors.extend(number(where, key, text, MAX_DESCRIPTOR) for text in value.split(":"))
         elif key.endswith(".str") and key.removesuffix(".str") in ends:
@@ -77,7 +81,7 @@ def _judge(where: str, pairs: list[tuple[str, str]], descriptors: list[int]) -> 
 def _pairs(where: str, tree: Tree) -> list[tuple[str, str]]:
     """What is to be judged of a network that is written in JSON."""
     pairs: list[tuple[str, str]] = [
-        (key, scalar(where, key, tree[key])) for key in ("type", "id", *_FDS) if key in tree
+        (key, scalar(where, key, tree[key])) for key in ("type", "id", _MEMORY_SHARED, *_FDS) if key in tree
     ]
     for end in _ADDRESSES:
         address = tree.get(end)

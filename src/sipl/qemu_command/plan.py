@@ -14,8 +14,8 @@ from sipl.machine.options import parse_time
 from sipl.qemu_command import boot_order, channels, guest, images, networks
 from sipl.qemu_command.allowed import check_option
 from sipl.qemu_command.data_images import check_data_image
-from sipl.qemu_command.values import OptionValue, Syntax, number, write_json
-from sipl.qemu_command.words import OwnOptions, split
+from sipl.qemu_command.values import OptionValue, Syntax, asks_for_help, help_asked, number, write_json
+from sipl.qemu_command.words import OwnOptions, answers_help, split
 from sipl.reasons import Reason
 from sipl.settings import Disk, Settings
 
@@ -214,6 +214,8 @@ def read_command(argv: Sequence[str]) -> Plan:
 def _read_guest(line: CommandLine, machine: guest.Machine) -> Guest:
     own = line.own
     for word in line.words:
+        if answers_help(word.option) and asks_for_help(word.value):
+            raise help_asked(word.where)
         check_option(word.option, word.where, _JUDGED)
     sets, descriptor_words = guest.descriptor_sets(line)
     memory, object_words = guest.read_memory(line, machine.memory_backend)

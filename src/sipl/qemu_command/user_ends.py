@@ -26,7 +26,8 @@ if TYPE_CHECKING:
     from sipl.qemu_command.channels import Channel, Monitor
     from sipl.qemu_command.plan import Guest
 
-_NETWORKED: Final = ("socket", "udp")
+# Where nobody is but the person at the terminal, or nobody at all.
+_UNJUDGED: Final = ("stdio", "null")
 # What stands between the bytes and the user is QEMU's: these end with each process.
 _OTHERS_SPEAK: Final = ("telnet", "tn3270", "websocket")
 _MAX_RECONNECT: Final = 86_400_000
@@ -62,9 +63,9 @@ def connect(guest: Guest, loop: Loop) -> Relays:
 
 def _check_not_kept(channel: Channel, monitors: Mapping[str, Monitor]) -> None:
     """Refuse a monitor that others than the person at the terminal reach, and whose commands sipl cannot judge."""
-    if channel.id in monitors and channel.backend in _NETWORKED:
-        why = f"the commands on '{channel.id}' cannot be judged, and a guest with a network might reach it"
-        raise UsageError("-mon", why, "take a plain socket, without telnet, websocket, TLS and mux")
+    if channel.id in monitors and channel.backend not in _UNJUDGED:
+        why = f"the commands on '{channel.id}' cannot be judged, and others might reach it"
+        raise UsageError("-mon", why, "take stdio, a pty, or a plain socket, without telnet, websocket, TLS and mux")
 
 
 def is_kept(channel: Channel) -> bool:

@@ -31,6 +31,9 @@ MAX_DEPTH: Final = 64
 # A number that QEMU takes has 64 bits.
 _MAX_NUMBER: Final = 1 << 64
 _SHOWN: Final = 80
+# What asks what there is, and behind which keys it does.
+_HELP: Final = ("help", "?")
+_KINDS: Final = ("", "accel", "backend", "driver", "format", "qom-type", "type")
 _KEY: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*", re.ASCII)
 _KEY_END: Final = re.compile(r"[=,]|\Z")
 _VALUE: Final = re.compile(r"(?:[^,]|,,)*", re.DOTALL)
@@ -85,6 +88,19 @@ class OptionValue(NamedTuple):
         return write_list(_flat(self.members), self.implied)
 
 
+def asks_for_help(text: str) -> bool:
+    """Whether a value asks what there is, in place of saying something: `help`, `?`, `scsi-hd,help`, `format=help`."""
+    # A doubled comma is a comma in a value.
+    parts = [] if text.startswith("{") else text.replace(",,", "\0").split(",")
+    keys_and_values = (part.rpartition("=") for part in parts)
+    return any(value in _HELP and key in _KINDS for key, _, value in keys_and_values)
+
+
+def help_asked(where: str) -> UsageError:
+    """The error for such a question: who answers it runs no guest."""
+    return UsageError(where, "help is asked for", "ask QEMU, without secure-boot and boot-certs")
+
+
 def read_pairs(where: str, text: str, implied: str = "") -> list[tuple[str, str]]:
     """Read a flat list in which keys may repeat. A key alone is on; with `no` in front it is off.
 
@@ -100,7 +116,7 @@ def read_pairs(where: str, text: str, implied: str = "") -> list[tuple[str, str]
         else:
             pairs.append((key, value))
         if not _KEY.fullmatch(pairs[-1][0]):
-            raise UsageError(where, f"'{_shown(pairs[-1][0])}' is no name of a parameter")
+            raise UsageError(where, f"'{_shown(pairs[-1][0])}' is no name of a parameter", "write key=value")
     return pairs
 
 
@@ -157,7 +173,7 @@ def read_dotted(where: str, text: str, implied: str = "") -> OptionValue:
     _check_text(where, text)
     found = keyval.parse(text, where, implied)
     if found.help:
-        raise UsageError(where, "help is asked for", "ask QEMU, without secure-boot and boot-certs")
+        raise help_asked(where)
     return OptionValue(where, Syntax.DOTTED, implied, _from_keyval(found.values))
 
 

@@ -44,6 +44,12 @@ _ALONE: Final = names("""
     one-insn-per-tb only-migratable perfmap portrait preconfig s semihosting singlestep snapshot usb version
     win2k-hack xen-attach xen-domid-restrict
 """)
+# QEMU answers these when they ask for help; the value of any other may be the name of a file.
+_ANSWERING: Final = names("""
+    accel action audio audiodev blockdev chardev cpu d device display drive fsdev global icount m machine mon msg net
+    netdev nic numa object overcommit plugin rtc run-with sandbox smbios smp spice tpmdev trace vga watchdog
+    watchdog-action
+""")
 _SAME: Final = {"M": "machine", "h": "help"}
 
 # sipl's own options, and whether they take a value.
@@ -115,21 +121,21 @@ def split(argv: Sequence[str]) -> CommandLine:
     fault: UsageError | None = None
     if len(argv) > MAX_WORDS or any(len(word) > MAX_WORD_LENGTH for word in argv):
         why = f"it has more than {MAX_WORDS} words, or one of more than {MAX_WORD_LENGTH} characters"
-        raise UsageError("command line", why)
+        raise UsageError("command line", why, "make it shorter")
     position = 0
     while position < len(argv):
         text = argv[position]
         if text in _OWN:
             taken = 2 if _OWN[text] else 1
             if position + taken > len(argv):
-                raise UsageError(text, "the value is missing")
+                raise _without_value(text)
             own[text] = argv[position + taken - 1]
             position += taken
             continue
         found = _option(text)
         taken = 2 if found in _WITH_VALUE else 1
         if found is None or position + taken > len(argv):
-            fault = _unknown(text) if found is None else UsageError(text, "the value is missing")
+            fault = _unknown(text) if found is None else _without_value(text)
             rest += argv[position:]
             break
         if found == DISK:
@@ -146,6 +152,11 @@ def takes_value(option: str) -> bool:
     return option in _WITH_VALUE
 
 
+def answers_help(option: str) -> bool:
+    """Whether QEMU says what there is where the value of an option asks for help."""
+    return option in _ANSWERING
+
+
 def known_options() -> frozenset[str]:
     """All options that are told apart."""
     return _WITH_VALUE | _ALONE
@@ -160,8 +171,12 @@ def _option(text: str) -> str | None:
 
 
 def _unknown(text: str) -> UsageError:
-    hint = "the value is a word of its own, behind a blank" if _option(text.partition("=")[0]) else ""
+    hint = "the value is a word of its own, behind a blank" if _option(text.partition("=")[0]) else "see -help"
     return UsageError(printable(text, _SHOWN), "there is no such option that sipl knows", hint)
+
+
+def _without_value(text: str) -> UsageError:
+    return UsageError(text, "the value is missing", "write it as the next word")
 
 
 def _own(found: dict[str, str]) -> OwnOptions:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import errno
+import fcntl
+import mmap
 import os
 
 import pytest
@@ -10,6 +13,8 @@ import qemu_guests
 from sipl.engine.qemu.guest_process import GuestProcess
 from sipl.engine.qemu.harmless import build_image, find_image
 from sipl.engine.qemu.own_setup import OwnSetup
+from sipl.engine.qemu.ram import GuestRam
+from sipl.errors import UsageError
 from sipl.machine.options import MachineOptions
 from sipl.settings import Settings
 
@@ -52,6 +57,32 @@ def test_the_memory_keeps_its_size(guest):
         with pytest.raises(PermissionError):
             os.truncate(path, size)
     assert find_image(guest.ram)
+
+
+def test_sealed_memory_is_written_through_the_maps_alone(guest):
+    """QEMU opens files anew for whoever asks its monitor, its own descriptors included."""
+    path = descriptor(guest, "sipl-guest")
+    guest.ram.seal()
+    with open(path, "r+b", buffering=0) as file:
+        with pytest.raises(PermissionError):
+            file.write(b"EVIL")
+        with pytest.raises(PermissionError):
+            mmap.mmap(file.fileno(), 0x1000)
+    guest.ram.write(0x2000, b"good")
+    assert guest.ram.read(0x2000, 4) == b"good"
+    assert "0x676f6f64" in guest.qemu.qmp.human("xp /1xw 0x2000")
+
+
+def test_a_host_that_does_not_seal_memory(monkeypatch):
+    ram = GuestRam(1 << 20)
+
+    def refuse(*_):
+        raise OSError(errno.EINVAL, "Invalid argument")
+
+    monkeypatch.setattr(fcntl, "fcntl", refuse)
+    with pytest.raises(UsageError, match="does not seal"):
+        ram.seal()
+    ram.close()
 
 
 def test_nothing_else_of_sipls_is_inherited(guest):

@@ -55,6 +55,7 @@ def place(
         for start, stop in ((address, min(end, image_at)), (max(address, image_at + CODE_SIZE), end)):
             if start < stop:
                 ram.place(memory, start, stop - start)
+    ram.seal()
     if device is not None and device_id is not None:
         _name_device(qmp, ram, state.iplb_address, device, device_id)
     ram.write(image_at, build_jump(state.iplb_address))

@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from sipl.machine.memory import GuestMemory
 
 PAGE: Final = 0x1000
+# Of Linux 5.1 (linux/fcntl.h), which Python does not name.
+_SEAL_FUTURE_WRITE: Final = 0x0010
 _ZERO_PAGE: Final = bytes(PAGE)
 
 
@@ -46,6 +48,21 @@ class GuestRam:
             self.view.release()
             self._map.close()
         self.fd = -1
+
+    def seal(self) -> None:
+        """From now on nobody writes to it but the guest and sipl, through the maps that there are.
+
+        QEMU has ways to open its own descriptors anew, as an image or a memory of a device; so would have whoever can
+        look into /proc.
+
+        Raises:
+            UsageError: the host cannot do that.
+        """
+        try:
+            fcntl.fcntl(self.fd, fcntl.F_ADD_SEALS, _SEAL_FUTURE_WRITE)
+        except OSError as error:
+            why = f"the host does not seal the guest's memory: {error.strerror}"
+            raise UsageError("QEMU", why, "take Linux 5.1 or later, or --engine embedded") from error
 
     def read(self, address: int, length: int) -> bytes:
         """A copy of bytes of absolute storage, all of which are there."""

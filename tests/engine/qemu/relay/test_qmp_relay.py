@@ -353,7 +353,9 @@ def test_errors_of_qemu_arrive_and_arguments_are_passed_as_they_are(ready):
         (b'{"exec-oob": "query-name"}', "exec-oob"),
         (b'{"execute": "query-name", "x": 1}', "member x"),
         (b'{"execute": "query-name", "id": NaN}', "no JSON"),
-        (b'{"execute": "query-name", "arguments": {"a": 1e999}}', "number"),
+        (b'{"execute": "query-name", "arguments": {"a": 1e999}}', "no JSON"),
+        (b'{"execute": "query-name", "id": 1e999}', "no JSON"),
+        (b'{"execute": "query-name", "id": -1e999}', "no JSON"),
         (b'{"execute": \xff"query-name"}', "no JSON"),
         (b"[1]", "no JSON object"),
         (b"hello }]\n", "no JSON object"),
@@ -564,6 +566,38 @@ REFUSED = [
     ("device_add", {"driver": ["virtio-rng-ccw"]}),
     ("device_add", {"driver": "virtio-rng-ccw,loader"}),
     ("device_add", {}),
+    ("device_add", {"driver": "vfio-ccw"}),
+    ("device_add", {"driver": "vfio-user-pci"}),
+    ("device_add", {"driver": "vhost-scsi-ccw"}),
+    ("device_add", {"driver": "vhost-user-blk-ccw"}),
+    ("device_add", {"driver": "scsi-generic"}),
+    ("device_add", {"driver": "vhost-vsock-ccw", "vhostfd": "17"}),
+    ("object-add", {"qom-type": "memory-backend-file", "mem-path": "/proc/self/fd/7"}),
+    ("netdev_add", {"type": "vhost-user", "id": "n"}),
+    ("netdev_add", {"type": "passt", "id": "n", "path": "/bin/sh"}),
+    ("netdev_add", {"type": "bridge", "id": "n", "helper": "/bin/sh -c id"}),
+    ("netdev_add", {"type": "tap", "id": "n", "script": "/tmp/x", "downscript": "no"}),
+    ("netdev_add", {"type": "tap", "id": "n", "script": "no", "downscript": "/tmp/x"}),
+    ("netdev_add", {"type": "tap", "id": "n", "script": ["no"]}),
+    ("netdev_add", {"type": "user", "id": "n", "guestfwd": [{"str": "tcp:10.0.2.9:9-cmd:id"}]}),
+    ("netdev_add", {"type": "user", "id": "n", "smb": "/"}),
+    ("netdev_add", {"type": "tap", "id": "n", "fd": "7"}),
+    ("netdev_add", {"type": "tap", "id": "n", "fds": "a:7"}),
+    ("netdev_add", {"type": "tap", "id": "n", "fd": 7}),
+    ("netdev_add", {"type": "tap", "id": "n", "fd": ""}),
+    ("netdev_add", {"type": "tap", "id": "n", "fd": "a", "vhostfd": "8"}),
+    ("netdev_add", {"type": "dgram", "id": "n", "local": {"type": "fd", "str": "17"}}),
+    ("netdev_add", {"type": "stream", "id": "n", "addr": {"type": "fd", "str": "17"}}),
+    (
+        "chardev-add",
+        {"id": "c", "backend": {"type": "socket", "data": {"addr": {"type": "fd", "data": {"str": "17"}}}}},
+    ),
+    ("nbd-server-start", {"addr": {"type": "fd", "data": {"str": "17"}}}),
+    ("nbd-server-start", {"addr": {"type": "fd"}}),
+    ("blockdev-add", {"driver": "virtio-blk-vhost-user", "node-name": "n", "path": "/x"}),
+    ("blockdev-add", {"driver": "vvfat", "dir": "/", "node-name": "n"}),
+    ("blockdev-add", {"driver": "raw", "file": {"driver": "nvme", "device": "0"}}),
+    ("blockdev-add", {"driver": "quorum", "children": [{"driver": ["file"]}]}),
     ("object-add", {"qom-type": "qtest", "id": "q"}),
     ("object-add", {"qom-type": "x-remote-object"}),
     ("object-add", {"qom-type": "secret\n"}),
@@ -571,6 +605,9 @@ REFUSED = [
     ("qom-set", {"path": "/machine/unattached/device[0]", "property": "start-powered-off", "value": True}),
     ("qom-set", {"path": "/machine/peripheral/d/hotplug-handler", "property": "firmware", "value": ""}),
     ("qom-set", {"path": "machine", "property": "firmware", "value": ""}),
+    ("qom-set", {"path": "/machine/peripheral/d", "property": "drive", "value": "other"}),
+    ("qom-set", {"path": "/machine/peripheral/sipl-boot-0", "property": "serial", "value": "x"}),
+    ("qom-set", {"path": "/objects/sipl-ram", "property": "prealloc", "value": True}),
     ("add_client", {"protocol": "sipl-qmp", "fdname": "x"}),
     ("transaction", {"actions": [{"type": "abort"}, {"type": "blockdev-snapshot", "data": {}}]}),
     ("transaction", {"actions": [1]}),
@@ -595,7 +632,15 @@ PASSED = [
     ("x-query-roms", {}),
     ("device_add", {"driver": "virtio-blk-ccw", "drive": "d", "id": "v"}),
     ("device_add", {"driver": "host-s390x-cpu", "core-id": 1}),
-    ("device_add", {"driver": "vfio-ccw"}),
+    ("device_add", {"driver": "vhost-vsock-ccw", "guest-cid": 7, "vhostfd": "vsock"}),
+    ("netdev_add", {"type": "user", "id": "n", "hostfwd": [{"str": "tcp::2222-:22"}]}),
+    ("netdev_add", {"type": "tap", "id": "n", "fd": "fd-net0", "vhost": True, "vhostfd": "vhostfd-net0"}),
+    ("netdev_add", {"type": "tap", "id": "n", "fds": "a:b", "script": "no", "downscript": "no"}),
+    ("netdev_add", {"type": "dgram", "id": "n", "local": {"type": "fd", "str": "name"}}),
+    ("chardev-add", {"id": "c", "backend": {"type": "null", "data": {}}}),
+    ("blockdev-add", {"driver": "qcow2", "node-name": "n", "file": {"driver": "file", "filename": "/x"}}),
+    ("blockdev-add", {"driver": "raw", "node-name": "n", "file": "other"}),
+    ("inject-nmi", {}),
     ("object-add", {"qom-type": "iothread", "id": "i"}),
     ("object-add", {"qom-type": "memory-backend-ram", "id": "m", "size": 1}),
     ("qom-set", {"path": "/machine/peripheral/balloon0", "property": "guest-stats-polling-interval", "value": 2}),
@@ -629,6 +674,37 @@ def test_the_descriptors_of_the_guests_disks_are_not_exchanged(ready):
     assert "holds a disk" in ready.user.ask("remove-fd", **{"fdset-id": 3, "fd": 20})["desc"]
     ready.user.send({"execute": "add-fd", "arguments": {"fdset-id": 4}})
     assert ready.qemu.line()["arguments"] == {"fdset-id": 4}
+
+
+NMI = {"execute": "inject-nmi", "arguments": {}}
+
+
+@pytest.mark.parametrize("how", ["command", "line", "event"])
+def test_no_nmi_comes_ahead_of_the_ipl_after_a_reset(ready, how):
+    """It would start the handler of the guest before, and what the reset is to end would go on."""
+    if how == "event":
+        ready.qemu.send(event("RESET", {"guest": True, "reason": "guest-reset"}))
+        assert ready.user.line()["event"] == "RESET"
+    else:
+        line = {"execute": "human-monitor-command", "arguments": {"command-line": "\tsystem_reset"}}
+        ready.user.send(line if how == "line" else {"execute": "system_reset"})
+        ready.answer(ready.qemu.line(), {})
+        ready.user.line()
+    assert "not verified yet" in ready.user.ask("inject-nmi")["desc"]
+    assert "not verified yet" in ready.user.ask("human-monitor-command", **{"command-line": " nmi"})["desc"]
+    ready.end()
+    ready.boot()
+    ready.user.send(NMI)
+    assert ready.qemu.line()["execute"] == "inject-nmi"
+
+
+def test_nor_from_another_monitor():
+    with world(human=True) as here:
+        here.boot()
+        here.user.text(b"(qemu) ")
+        here.view.resetting = True
+        here.user.raw(b"nmi\n")
+        assert "not verified yet" in here.user.text(b"(qemu) ")
 
 
 def test_without_a_guard_everything_passes():

@@ -25,7 +25,7 @@ def tcp_addresses(host: str, port: str, *, family: int = 0, passive: bool = Fals
             host or None, port or None, family, socket.SOCK_STREAM, flags=socket.AI_PASSIVE if passive else 0
         )
     except OSError as error:
-        raise FileError(f"{host}:{port}", f"is no address: {error.strerror}") from error
+        raise FileError(f"{host}:{port}", f"is no address: {error.strerror}", "check host and port") from error
     return [(kind, address) for kind, _, _, _, address in found]
 
 
@@ -37,7 +37,8 @@ def unix_address(path: str, *, abstract: bool = False, tight: bool = True) -> by
         if not tight:
             name = name.ljust(_MAX_PATH, b"\0")
     if not path or b"\0" in os.fsencode(path) or len(name) > _MAX_PATH - (0 if abstract else 1):
-        raise UsageError(path, f"is no path of a socket: 1 to {_MAX_PATH - 1} bytes are")
+        why = f"is no path of a socket: 1 to {_MAX_PATH - 1} bytes are"
+        raise UsageError(path or "''", why, "put it in a folder with a shorter name" if path else "name a path")
     return name
 
 
@@ -49,9 +50,10 @@ def name_of(end: socket.socket) -> str:
 def shown(family: int, address: object) -> str:
     """An address as the monitor shows it."""
     if family == socket.AF_UNIX:
-        if isinstance(address, bytes):
-            return f"unix:{os.fsdecode(address.strip(bytes(1)))},abstract=on"
-        return f"unix:{address}"
+        name = address if isinstance(address, bytes) else os.fsencode(str(address))
+        if name.startswith(b"\0"):
+            return f"unix:{os.fsdecode(name.strip(bytes(1)))},abstract=on"
+        return f"unix:{os.fsdecode(name)}"
     if isinstance(address, tuple) and len(address) >= 2:
         return f"tcp:[{address[0]}]:{address[1]}" if family == socket.AF_INET6 else f"tcp:{address[0]}:{address[1]}"
     return "socket"

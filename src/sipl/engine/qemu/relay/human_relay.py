@@ -121,7 +121,7 @@ class HumanRelay(Monitor):
             return
         try:
             if self.guarded:
-                judge_human(line)
+                judge_human(line, resetting=self.view.resetting)
         except CommandRefused as refused:
             self._print(f"sipl: {refused}\n{_PROMPT}")
             return

@@ -10,6 +10,7 @@ import time
 from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING, Final
 
+from sipl.engine.qemu.relay.monitor_rules import resets
 from sipl.engine.qemu.relay.qmp_messages import NoMessage, parsed, written
 from sipl.engine.qemu.relay.relay import HIGH_WATER, Relay
 from sipl.engine.qemu.relay.stream import close_all
@@ -39,6 +40,7 @@ class MonitorView:
         actions: what users have set by `set-action`, by its members' names. `reboot` and `panic` are for the engine to
             follow, QEMU never hears of them; the others are for the next QEMU process, too.
         quit_asked: whether a user has told QEMU to quit. A guest that is loaded again just then does not start.
+        resetting: whether the machine was reset, or is about to be, and its next guest is not placed yet.
         hot_plugged: ids of devices that users added to the present QEMU process; the next one does not have them.
     """
 
@@ -48,6 +50,7 @@ class MonitorView:
         self.descriptor_sets: set[int] = set()
         self.actions: dict[str, str] = {}
         self.quit_asked = False
+        self.resetting = False
         self.hot_plugged: dict[str, None] = {}
 
 
@@ -110,6 +113,8 @@ class Monitor(Relay, ABC):
         line = written(message)
         if command == "quit" or (command == "human-monitor-command" and _quits(arguments)):
             self.view.quit_asked = True
+        if resets(command, arguments or {}):
+            self.view.resetting = True
         self._number += 1
         self._then = then
         self._to_qemu += line
@@ -228,7 +233,7 @@ class Monitor(Relay, ABC):
                 self._crash = event
                 return
         elif name == "RESET":
-            self._reset_seen = True
+            self._reset_seen = self.view.resetting = True
             if self.view.actions.get("reboot") == "shutdown":
                 event = {**event, "event": "SHUTDOWN"}
         elif name == "DEVICE_DELETED":

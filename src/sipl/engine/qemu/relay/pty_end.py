@@ -30,7 +30,8 @@ class Pty(UserEnd):
         try:
             self._master, slave = os.openpty()
         except OSError as error:
-            raise FileError("pty", f"the host gives no pseudo-terminal: {error.strerror}") from error
+            why = f"the host gives no pseudo-terminal: {error.strerror}"
+            raise FileError("pty", why, "see /proc/sys/kernel/pty, or take a socket") from error
         try:
             self.name = os.ttyname(slave)
             tty.setraw(slave)
@@ -44,7 +45,8 @@ class Pty(UserEnd):
                 os.symlink(self.name, link)
             except OSError as error:
                 os.close(self._master)
-                raise FileError(link, f"cannot be made a link to the pty: {error.strerror}") from error
+                why = f"cannot be made a link to the pty: {error.strerror}"
+                raise FileError(link, why, "take a name that is free, in a folder that may be written to") from error
             self._link = link
 
     @property

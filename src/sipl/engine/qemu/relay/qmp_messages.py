@@ -8,6 +8,7 @@ bounded, and what is no JSON costs one fault, not the connection.
 from __future__ import annotations
 
 import json
+import math
 import re
 from typing import Final, NoReturn
 
@@ -130,7 +131,7 @@ class MessageReader:
 def parsed(text: bytes) -> Message:
     """A JSON object. Raises NoMessage."""
     try:
-        message = json.loads(text.decode(), parse_constant=_refuse)
+        message = json.loads(text.decode(), parse_constant=_refuse, parse_float=_finite)
     except (ValueError, RecursionError):
         raise NoMessage("this is no JSON") from None
     if not isinstance(message, dict):
@@ -148,3 +149,11 @@ def written(message: Message) -> bytes:
 
 def _refuse(name: str) -> NoReturn:
     raise ValueError(name)
+
+
+def _finite(text: str) -> float:
+    """A number that can be written again; one that is too large would become infinite."""
+    number = float(text)
+    if not math.isfinite(number):
+        raise ValueError(text)
+    return number

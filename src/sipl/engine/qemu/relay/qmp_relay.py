@@ -159,7 +159,7 @@ class QmpRelay(Monitor):
         else:
             try:
                 if self.guarded:
-                    judge(command.name, command.arguments)
+                    judge(command.name, command.arguments, resetting=self.view.resetting)
                 self._keep_disks(command)
                 if command.name == "set-action":
                     return self._set_action(command)

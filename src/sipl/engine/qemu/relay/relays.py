@@ -3,6 +3,7 @@
 relays.start()                          # before the first QEMU; users may connect from here on
 for label, end in relays.renew().items():   # for each QEMU process: its ends, as -chardev socket,id=label,fd=end
 relays.placed()                         # the guest is placed: users and guest are connected
+relays.ending()                         # QEMU is about to be told to end: only monitors hear more from it
 relays.ended("guest-reset")             # QEMU has ended or is killed, the guest will be loaded again; or None
 relays.finish()                         # the run is over
 """
@@ -79,6 +80,7 @@ class Relays:
         `started_by_engine` says that sipl starts the guest, and not the user's own `cont`.
         """
         self.view.hot_plugged.clear()
+        self.view.resetting = False
         for label, relay in self._relays.items():
             if label in self._ours:
                 relay.attach(self._ours.pop(label), started_by_engine=started_by_engine)
@@ -88,6 +90,15 @@ class Relays:
         for relay in self._relays.values():
             if isinstance(relay, Monitor):
                 relay.show_crash()
+
+    def ending(self) -> None:
+        """The present QEMU process is about to be told to end: take what the guest wrote, and hang up on the guest.
+
+        Who does not read would hold up QEMU at what the guest writes. Monitors do not, and show how QEMU ends.
+        """
+        for relay in self._relays.values():
+            if not isinstance(relay, Monitor):
+                relay.detach()
 
     def ended(self, reason: str | None) -> None:
         """The present QEMU process has ended: after this only the users' ends are left.

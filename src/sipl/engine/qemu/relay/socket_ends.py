@@ -128,7 +128,8 @@ class Connecting(UserEnd):
                 fault = error.strerror or str(error)
             else:
                 return end
-        raise FileError(shown(*self._addresses[0]) if self._addresses else "", f"cannot be connected to: {fault}")
+        where = shown(*self._addresses[0]) if self._addresses else "socket"
+        raise FileError(where, f"cannot be connected to: {fault}", "start who listens there first, or add server=on")
 
     def _new(self, family: int) -> socket.socket:
         end = socket.socket(family, socket.SOCK_STREAM)
@@ -232,7 +233,8 @@ def listen_unix(path: str, *, wait: bool = False, abstract: bool = False, tight:
         listener.close()
         if isinstance(error, FileError):
             raise
-        raise FileError(path, f"cannot be listened at: {error.strerror}") from error
+        hint = "it takes a folder that is there and may be written to"
+        raise FileError(path, f"cannot be listened at: {error.strerror}", hint) from error
     return Listening(listener, wait=wait)
 
 
@@ -250,7 +252,7 @@ def listen_tcp(host: str, port: str, *, wait: bool = False, nodelay: bool = Fals
             fault = error.strerror or str(error)
         else:
             return Listening(listener, wait=wait, nodelay=nodelay)
-    raise FileError(f"{host}:{port}", f"cannot be listened at: {fault}")
+    raise FileError(f"{host}:{port}", f"cannot be listened at: {fault}", "take an address of this host, and a free port")
 
 
 def inherited(descriptor: int, *, wait: bool = False) -> UserEnd:
@@ -260,10 +262,11 @@ def inherited(descriptor: int, *, wait: bool = False) -> UserEnd:
         kind = end.getsockopt(socket.SOL_SOCKET, socket.SO_TYPE)
         listens = end.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN)
     except OSError as error:
-        raise UsageError(f"fd={descriptor}", f"is no socket that was inherited: {error.strerror}") from error
+        why = f"is no socket that was inherited: {error.strerror}"
+        raise UsageError(f"fd={descriptor}", why, "hand over one that listens or is connected") from error
     if kind != socket.SOCK_STREAM:
         end.detach()
-        raise UsageError(f"fd={descriptor}", "is no stream socket")
+        raise UsageError(f"fd={descriptor}", "is no stream socket", "hand over one of SOCK_STREAM")
     os.set_inheritable(descriptor, False)
     return Listening(end, wait=wait) if listens else Connected(end)
 
