@@ -277,7 +277,7 @@ class TestQemuThatCannot:
 
     def test_too_old(self, sipl, guest, old_qemu):
         line = self.refused(sipl(*BOOT, guest(console_guests.says(SAYS))))
-        assert "version 5.2.0 is too old (take 7.2 or later, or --engine embedded)" in line
+        assert "version 5.2.0 is too old (take 7.2 or later, or use --engine embedded)" in line
 
     @pytest.mark.parametrize(
         ("script", "why"),

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import errno
+import os
+import subprocess
+
 import pytest
+from cli_lab import PATIENCE, command, environment
 
 import sipl as package
 from sipl.cli import boot as boot_command
 from sipl.cli import verify as verify_command
+from sipl.cli.guest_run import GuestRun
 from sipl.cli.main import COMMANDS, run
 from sipl.machine.boot_devices import DeviceKind
 from sipl.reasons import Mode
@@ -299,6 +305,56 @@ def test_an_unexpected_error_is_one_line_and_no_verdict(sipl, monkeypatch, demo)
     assert result.err.count("\n") == 1
     assert "internal error, there is no verdict: ZeroDivisionError: \\x1b[31mboom" in result.err
     assert "Traceback" in sipl("boot", "--engine", "none", "-v", demo.disk).err
+
+
+@pytest.mark.parametrize(
+    ("number", "told"),
+    [
+        (errno.EMFILE, "sipl: this process: too many open files (raise the limit: ulimit -n)\n"),
+        (errno.ENFILE, "sipl: this process: too many files are open on this host (end what is not needed)\n"),
+        (errno.ENOMEM, "sipl: this process: out of memory (end what is not needed, or raise the limit: ulimit -v)\n"),
+    ],
+)
+@pytest.mark.parametrize("name", [None, "/some/file"])
+def test_a_shortage_of_the_host_is_told_for_what_it_is(sipl, monkeypatch, demo, number, told, name):
+    def fail(*_, **__):
+        raise OSError(number, os.strerror(number), name)
+
+    monkeypatch.setattr(boot_command, "boot", fail)
+    assert sipl("boot", "--engine", "none", demo.disk) == (2, "", told)
+
+
+def test_an_error_that_no_write_gives_is_not_blamed_on_standard_output(sipl, monkeypatch, demo):
+    def fail(*_, **__):
+        raise PermissionError(errno.EPERM, "Operation not permitted")
+
+    monkeypatch.setattr(boot_command, "boot", fail)
+    result = sipl("boot", "--engine", "none", demo.disk)
+    assert result.code == 2
+    assert "PermissionError: [Errno 1] Operation not permitted" in result.err
+    assert "standard output" not in result.err
+
+
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+def test_a_help_that_cannot_be_written_is_no_success(unbuffered):
+    """Without a buffer it is argparse that notices first, which would keep it to itself."""
+    env = environment(PYTHONUNBUFFERED=unbuffered)
+    with open("/dev/full", "wb") as full:
+        how = {"stdout": full, "stderr": subprocess.PIPE, "env": env, "timeout": PATIENCE}
+        done = subprocess.run(command("boot", "--help"), check=False, **how)
+    assert done.returncode == 2
+    assert done.stderr == b"sipl: standard output: cannot be written: No space left on device\n"
+
+
+def test_a_signal_between_two_runs_of_a_guest_does_not_deny_the_verdict(sipl, monkeypatch, demo):
+    def interrupt(*_):
+        raise KeyboardInterrupt("SIGTERM")
+
+    monkeypatch.setattr(GuestRun, "run", interrupt)
+    result = sipl("boot", "--engine", "embedded", *demo.secure, demo.disk)
+    assert result.code == 2
+    assert result.err.endswith("\nsipl: ended by SIGTERM\n")
+    assert "interrupted" not in result.err
 
 
 def test_the_names_of_commands_are_modules_with_a_run_function():

@@ -75,7 +75,9 @@ def test_one_that_is_removed_at_that_moment_is_made_anew(tmp_path, monkeypatch):
 
 
 def test_a_place_where_it_cannot_be(tmp_path):
-    with pytest.raises(FileError, match="cannot be opened"), PidFile(str(tmp_path)):
+    with pytest.raises(FileError, match=r"Is a directory .name a file, in a folder"), PidFile(str(tmp_path)):
+        pass
+    with pytest.raises(FileError, match=r"^-pidfile: cannot be opened"), PidFile(""):
         pass
     with pytest.raises(FileError, match="cannot be opened"), PidFile(str(tmp_path / "none" / "pid")):
         pass

@@ -6,6 +6,7 @@ import json
 import os
 import signal
 import socket
+import struct
 import subprocess
 import time
 from pathlib import Path
@@ -15,6 +16,7 @@ import pytest
 import qemu_system_lab
 from cli_lab import AT, PATIENCE
 from guest_asm import ORIGIN
+from guest_ring import Ring
 from qemu_system_lab import CONSOLE, QUIET, READY, Peer, damage, disk_words, run, started, watched
 
 
@@ -256,7 +258,7 @@ def test_the_start_waits_for_who_is_to_be_waited_for(signed, machine, tmp_path):
     path = signed(console_guests.says(READY))
     channel = f"socket,id=con,path={tmp_path}/con,server=on,wait=on"
     with started(*machine, *QUIET, *disk_words(path), "-chardev", channel, "-device", "sclpconsole,chardev=con") as run:
-        assert b"waiting for a connection to con" in run.stderr.readline()
+        assert f"waiting for a connection to unix:{tmp_path}/con,server=on\n".encode() in run.stderr.readline()
         assert Peer(tmp_path / "con").rest() == READY
         assert run.wait(PATIENCE) == 0
 
@@ -403,3 +405,19 @@ def test_a_file_goes_on_where_the_ipl_before_stopped(signed, machine, tmp_path):
         while not (log.exists() and log.read_bytes().count(READY) >= 3):
             assert time.monotonic() < deadline
             time.sleep(0.05)
+
+
+def test_a_balloon_does_not_flood_standard_error(signed, machine):
+    """What it takes from the guest cannot be given back to the host, which QEMU says of each page."""
+    ring = Ring(size=128)
+    pages = b"".join(struct.pack("<I", 0x400 + number) for number in range(64))
+    ring.asm.put(ring.BUFFER, pages)
+    ring.descriptors((ring.BUFFER, len(pages), 0, 0))
+    ring.available(1, 0)
+    asm = ring.notify()
+    slow = console_guests.write(asm, READY).load(5, 20_000_000).ri(0xA77, 5, 0)  # BRCTG to itself
+    balloon = ("-device", "virtio-balloon-ccw,devno=fe.0.0000")
+    code, out, err = run(*machine, *QUIET, *CONSOLE, *balloon, *disk_words(signed(slow.end())))
+    assert (code, out) == (0, READY)
+    assert err.count("what a balloon takes") == 1
+    assert "fallocate" not in err

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import os
 import pty
+import select
 import signal
 import subprocess
 import sys
@@ -35,6 +36,17 @@ from sipl.cli.terminal_console import (
 )
 
 ROOM = 4096
+TYPIST = """\
+import os
+from sipl.cli.terminal_console import TerminalInput
+source = TerminalInput(0, print)
+with source:
+    print(f"runs as {os.getpid()}.", flush=True)
+    while True:
+        keys = source.read(0.1, 4096)
+        if keys:
+            print(f"got {keys}", flush=True)
+"""
 
 
 def shown(*pieces: bytes) -> str:
@@ -215,6 +227,65 @@ class TestTerminal:
             with pytest.raises(ConsoleEnded) as caught:
                 source.read(5, ROOM)
         assert not caught.value.asked
+
+    def test_a_shell_has_set_the_terminal_anew(self, tty):
+        """As after SIGSTOP and `fg`."""
+        person, ours = tty
+        source = TerminalInput(ours, print)
+        cooked = termios.tcgetattr(ours)
+        with source:
+            raw = termios.tcgetattr(ours)
+            termios.tcsetattr(ours, termios.TCSANOW, cooked)
+            source.read(0, ROOM)
+            assert termios.tcgetattr(ours) == raw
+            os.write(person, b"k")
+            assert source.read(5, ROOM) == b"k"
+        assert termios.tcgetattr(ours) == cooked
+
+    def test_from_the_background_it_is_not_touched(self, tty, monkeypatch):
+        _, ours = tty
+        source = TerminalInput(ours, print)
+        cooked = termios.tcgetattr(ours)
+        cooked[3] ^= termios.ECHOE  # to be told from what was there before
+        with source:
+            monkeypatch.setattr(terminal_console, "_in_front", lambda _: False)
+            termios.tcsetattr(ours, termios.TCSANOW, cooked)
+            source.read(0, ROOM)
+            assert termios.tcgetattr(ours) == cooked
+        assert termios.tcgetattr(ours) == cooked
+
+    def test_stopped_and_brought_to_the_foreground_by_a_shell(self, need_tool):
+        bash = need_tool("bash", "bash")
+        process, person = pty.fork()
+        if process == 0:
+            os.execve(bash, [bash, "--norc", "--noprofile", "-i"], environment(PROMPT="$ ", TYPIST=TYPIST))
+        shown = b""
+
+        def until(text: bytes) -> None:
+            nonlocal shown
+            while text not in shown:
+                assert select.select([person], [], [], 30)[0], shown
+                shown += os.read(person, 4096)
+            shown = shown.partition(text)[2]
+
+        try:
+            os.write(person, f'{sys.executable} -c "$TYPIST"\n'.encode())
+            until(b"runs as ")
+            until(b".")
+            os.write(person, b"a")
+            until(b"got b'a'")
+            os.kill(os.tcgetpgrp(person), signal.SIGSTOP)
+            until(b"Stopped")
+            os.write(person, b"stty sane; fg\n")
+            until(b"sane; fg")
+            time.sleep(0.5)  # nothing says when the shell has done it
+            os.write(person, b"k")
+            until(b"got b'k'")
+        finally:
+            os.kill(os.tcgetpgrp(person), signal.SIGKILL)
+            os.kill(process, signal.SIGKILL)
+            os.close(person)
+            os.waitpid(process, 0)
 
 
 @pytest.fixture

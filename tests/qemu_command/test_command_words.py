@@ -62,7 +62,7 @@ def test_equals_sign_is_explained():
 
 def test_value_is_missing():
     line = split(["-S", "-m"])
-    assert str(line.fault) == "-m: the value is missing"
+    assert str(line.fault) == "-m: the value is missing (write it as the next word)"
     assert line.rest == ("-S", "-m")
     with pytest.raises(UsageError, match="--at: the value is missing"):
         split(["--at"])

@@ -110,3 +110,23 @@ def test_a_monitor_gives_nobody_the_guest_s_memory(command, arguments):
 )
 def test_a_monitor_still_adds_what_is_harmless(command, arguments):
     judge(command, arguments)
+
+
+@pytest.mark.parametrize("value", ["help", "?", "virtio-blk,help", "driver=help", "virtio-blk,?"])
+@pytest.mark.parametrize(
+    "option", ["-device", "-cpu", "-object", "-netdev", "-chardev", "-accel", "-drive", "-m", "-d"]
+)
+def test_a_question_to_qemu_is_told_to_be_one(option, value):
+    """It was taken for the name of a device, a model, a channel that nobody knows."""
+    with pytest.raises(UsageError, match=f"^{option}: help is asked for .ask QEMU, without secure-boot"):
+        guest(option, value)
+
+
+@pytest.mark.parametrize("value", ["help", "?"])
+def test_what_may_be_a_name_is_no_question(value):
+    assert guest("-pidfile", value).pid_file == value
+    assert guest("-name", value)
+    assert guest("-drive", f"file=/images/{value},if=none,id=x")
+    assert guest("-drive", f"file={value},format=raw,if=none,id=x")
+    assert guest("-drive", f"file=/images/,,{value},format=raw,if=none,id=x")
+    assert guest("-device", f'{{"driver":"virtio-rng-ccw","id":"{value}"}}')

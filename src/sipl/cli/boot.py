@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from sipl.cli.guest_run import GuestRun
+    from sipl.engine.qemu.program import QemuUnable
     from sipl.report.model import Report
     from sipl.settings import Settings
 
@@ -116,6 +117,17 @@ def _boot_and_run(given: argparse.Namespace) -> int:
         hint = "use --engine embedded"
         raise UsageError("--firmware", "QEMU has none of what a firmware needs for secure IPL", hint)
     session = _Session(given)
+    try:
+        return _with_engine(given, asked, session)
+    except KeyboardInterrupt as interrupt:
+        if session.announced is None:
+            raise
+        # Between two runs of the guest: the console itself takes the signals that come in one.
+        session.tell(f"ended by {str(interrupt) or 'SIGINT'}")
+        return _EXIT_UNDECIDED
+
+
+def _with_engine(given: argparse.Namespace, asked: Settings, session: _Session) -> int:
     if given.engine in ("auto", "qemu") and given.firmware is None:
         from sipl.cli.terminal_console import interrupted_by_signals
         from sipl.engine.qemu.program import QemuUnable
@@ -126,12 +138,18 @@ def _boot_and_run(given: argparse.Namespace) -> int:
                 return _run(given, asked, session)
         except QemuUnable as unable:
             if given.engine == "qemu" or session.announced is not None:
-                raise
+                raise _with_way_out(unable) from unable
             if not given.quiet:
                 session.tell(f"{unable}; going on with the embedded engine")
         finally:
             session.guest.close()
     return _run(given, asked, session)
+
+
+def _with_way_out(unable: QemuUnable) -> QemuUnable:
+    """The same error; here there is another engine, too."""
+    comma = "" if unable.hint.endswith("?") else ","
+    return type(unable)(unable.where, unable.why, f"{unable.hint}{comma} or use --engine embedded")
 
 
 def _run(given: argparse.Namespace, asked: Settings, session: _Session) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import sys
 from io import TextIOWrapper
 from typing import TYPE_CHECKING, Final
@@ -30,6 +31,18 @@ COMMANDS: Final = {
 
 EXIT_YES: Final = 0
 EXIT_UNDECIDED: Final = 2
+
+# What a host has run out of; any step can be the one that notices.
+_SHORTAGES: Final = {
+    errno.EMFILE: "too many open files (raise the limit: ulimit -n)",
+    errno.ENFILE: "too many files are open on this host (end what is not needed)",
+    errno.ENOMEM: "out of memory (end what is not needed, or raise the limit: ulimit -v)",
+}
+# What a write to standard output can end with; on Windows EINVAL is a reader who has left.
+_WRITING: Final = frozenset(
+    {errno.EAGAIN, errno.EBADF, errno.ECONNRESET, errno.EFBIG, errno.EINVAL, errno.EIO, errno.ENOSPC, errno.ENXIO}
+    | {getattr(errno, name) for name in ("EDQUOT", "ESTALE") if hasattr(errno, name)}
+)
 
 
 def entry() -> None:
@@ -86,6 +99,10 @@ def _code_of(command: Callable[[], int]) -> int:
 
 def _explain(error: Exception, verbose: bool) -> int:
     """One line about an exception; what it takes is imported late, as most commands end without one."""
+    shortage = _SHORTAGES.get(error.errno or 0) if isinstance(error, OSError) else None
+    if shortage is not None:
+        # First of all: without a descriptor nothing can be imported, nor anything opened.
+        return _fail(f"this process: {shortage}")
     from sipl.errors import SiplError
 
     if isinstance(error, SiplError):
@@ -93,7 +110,7 @@ def _explain(error: Exception, verbose: bool) -> int:
     if isinstance(error, BrokenPipeError):
         discard(sys.stdout)
         return EXIT_UNDECIDED
-    if isinstance(error, OSError) and error.filename is None:
+    if isinstance(error, OSError) and error.filename is None and error.errno in _WRITING:
         # Only what names no file is left: each file that is read or written has its own error.
         discard(sys.stdout)
         return _fail(f"standard output: cannot be written: {error.strerror}")

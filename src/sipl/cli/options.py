@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import sys
 from typing import TYPE_CHECKING, Final, NoReturn
 
 from sipl.errors import UsageError
@@ -22,6 +23,11 @@ from sipl.settings import Disk, Settings
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from typing import Protocol
+
+    class _Writable(Protocol):
+        def write(self, text: str, /) -> object: ...
+
 
 _DISK_OPTION: Final = "--disk-image"
 _HELP_WIDTH: Final = 100
@@ -59,6 +65,10 @@ class Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         """Raise instead of printing a usage text and leaving."""
         raise UsageError(self.prog, message, f"see {self.prog} --help")
+
+    def _print_message(self, message: str, file: _Writable | None = None) -> None:
+        """Show the help; argparse would keep silent where it cannot be written."""
+        (file or sys.stderr).write(message)
 
     def parse_in_order(self, arguments: Sequence[str]) -> argparse.Namespace:
         """Parse options and disks so that a disk sees the options that stand before it."""

@@ -33,7 +33,8 @@ class PidFile:
         try:
             self._descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         except OSError as error:
-            raise FileError(self._path, f"cannot be opened: {error.strerror}") from error
+            hint = "name a file, in a folder that is there and may be written to"
+            raise FileError(self._path or "-pidfile", f"cannot be opened: {error.strerror}", hint) from error
         try:
             fcntl.lockf(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
             if not self._is_there():
@@ -44,7 +45,7 @@ class PidFile:
             os.close(self._descriptor)
             if isinstance(error, BlockingIOError):
                 raise FileError(self._path, "another process has it", "its guest still runs") from error
-            raise FileError(self._path, f"cannot be written: {error.strerror}") from error
+            raise FileError(self._path, f"cannot be written: {error.strerror}", "name another file") from error
         return True
 
     def __exit__(

@@ -49,9 +49,8 @@ options of its own:
 example:
   {PROGRAM} -machine s390-ccw-virtio,secure-boot=on,boot-certs.0.path=cert.pem -m 1G -nographic \\
       -drive file=disk.qcow2,if=none,id=d0 -device virtio-blk-ccw,drive=d0,bootindex=1
-
-What follows is what QEMU says of itself.
 """
+_QEMU_FOLLOWS: Final = "\nWhat follows is what QEMU says of itself.\n\n"
 
 
 def entry() -> None:
@@ -66,7 +65,7 @@ def run(arguments: Sequence[str]) -> int:
     0: the guest ended as it or its user wanted; 1: it does not boot, or it crashed and that is to be a failure; 2:
     undecided, or an option that is not allowed.
     """
-    from sipl.engine.qemu.program import find_qemu
+    from sipl.engine.qemu.program import QemuUnable, find_qemu
     from sipl.qemu_command.plan import Kind, read_command
 
     try:
@@ -74,9 +73,20 @@ def run(arguments: Sequence[str]) -> int:
     except RefusedToStart as refusal:
         complain(str(refusal))
         return _EXIT_NOT
-    program = find_qemu(unlike=sys.argv[0])
-    if plan.kind is Kind.HELP:
-        sys.stdout.write(_HELP + "\n")
+    asks_for_help = plan.kind is Kind.HELP and plan.arguments == ("-help",)
+    if asks_for_help:
+        sys.stdout.write(_HELP)
+    try:
+        program = find_qemu(unlike=sys.argv[0])
+    except QemuUnable as unable:
+        if not asks_for_help:
+            raise
+        # What was asked for is there, but for QEMU's part.
+        sys.stdout.flush()
+        complain(str(unable))
+        return _EXIT_DONE
+    if asks_for_help:
+        sys.stdout.write(_QEMU_FOLLOWS)
     if plan.guest is None:
         _become(program, plan)
     guest = plan.guest
@@ -85,7 +95,7 @@ def run(arguments: Sequence[str]) -> int:
     def work(released: Callable[[], None]) -> int:
         from sipl.cli.pid_file import PidFile
 
-        with PidFile(guest.pid_file) if guest.pid_file else nullcontext():
+        with PidFile(guest.pid_file) if guest.pid_file is not None else nullcontext():
             return _Session(program, plan, guest, released).go()
 
     if guest.background:
@@ -171,6 +181,7 @@ class _Session:
     """
 
     def __init__(self, program: str, plan: Plan, guest: Guest, released: Callable[[], None]) -> None:
+        from sipl.cli.qemu_complaints import QemuComplaints
         from sipl.engine.qemu.engine import QemuEngine
         from sipl.engine.qemu.loop import Loop
         from sipl.qemu_command.line_setup import LineSetup
@@ -181,7 +192,8 @@ class _Session:
         self._user = _User()
         self._released = released
         self._relays = connect(guest, self._loop)
-        self._setup = LineSetup(program, guest, self._relays, _pass_on, has_secure=plan.own.has_secure)
+        self._complaints = QemuComplaints(sys.stderr)
+        self._setup = LineSetup(program, guest, self._relays, self._complaints.take, has_secure=plan.own.has_secure)
         self._qemu = QemuEngine(self._setup, self._user, relays=self._relays, loop=self._loop)
         self._end: GuestEnd | None = None
         self._announced: Report | None = None
@@ -192,8 +204,9 @@ class _Session:
         from sipl.engine.console import ConsoleEnds
         from sipl.ipl import boot
 
-        try:
-            with self._user.console:
+        # The console takes signals until all is closed: one in between would leave something behind.
+        with self._user.console:
+            try:
                 self._wait_for_users()
                 settings = self._guest.settings._replace(choose=_choose)
                 report = boot(self._numbered(), settings, self, self._announce, self._qemu.open_image)
@@ -201,13 +214,15 @@ class _Session:
                 if report is not self._announced:
                     _show(report)
                 self._relays.finish()
-        except ConsoleEnds as ended:
-            complain(str(ended))
-            return _EXIT_UNDECIDED
-        finally:
-            self._qemu.close()
-            self._setup.close()
-            self._relays.close()
+            except ConsoleEnds as ended:
+                self._complaints.finish()
+                complain(str(ended))
+                return _EXIT_UNDECIDED
+            finally:
+                self._complaints.finish()
+                self._qemu.close()
+                self._setup.close()
+                self._relays.close()
         return self._exit_code(report)
 
     def run(self, machine: Machine, state: EntryState) -> GuestEnd:
@@ -222,7 +237,9 @@ class _Session:
         self._relays.start()
         while waiting := self._relays.waiting:
             if not self._told_waiting:
-                complain(f"waiting for a connection to {printable(', '.join(waiting))}")
+                # A name of sipl's own, as of a -serial, says nothing to who is waited for.
+                ends = (self._relays.view.ends[label].filename.removeprefix("disconnected:") for label in waiting)
+                complain(f"waiting for a connection to {printable(', '.join(ends))}")
                 self._told_waiting = True
             self._loop.turn(_LOOK)
             self._user.read(0, 0)
@@ -252,6 +269,7 @@ class _Session:
         self._announced = report
 
     def _tell_end(self) -> None:
+        self._complaints.finish()
         if self._end is not None:
             complain(printable(self._end.message))
             for fault in self._end.host_faults:
@@ -280,10 +298,4 @@ def _show(report: Report) -> None:
     from sipl.cli.show_report import show
 
     show(report, "boot", Namespace(json=False, quiet=False, verbose=False), sys.stderr)
-    sys.stderr.flush()
-
-
-def _pass_on(data: bytes) -> None:
-    """What QEMU complains about."""
-    sys.stderr.write(data.decode("utf-8", "backslashreplace"))
     sys.stderr.flush()

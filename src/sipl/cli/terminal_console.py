@@ -159,8 +159,11 @@ class TerminalInput(Input):
 
     def __enter__(self) -> None:
         """Have the terminal give every key at once, and show none of them."""
-        mode = termios.tcgetattr(self._fd)
         self._before = termios.tcgetattr(self._fd)
+        self._take()
+
+    def _take(self) -> None:
+        mode = termios.tcgetattr(self._fd)
         mode[0] &= ~(termios.BRKINT | termios.ICRNL | termios.INLCR | termios.IGNCR | termios.ISTRIP | termios.IXON)
         mode[3] &= ~(termios.ECHO | termios.ICANON | termios.IEXTEN | termios.ISIG)
         mode[6][termios.VMIN], mode[6][termios.VTIME] = 1, 0
@@ -172,7 +175,7 @@ class TerminalInput(Input):
     ) -> None:
         """Give the terminal back as it was."""
         before, self._before = self._before, None
-        if before is None:
+        if before is None or not _in_front(self._fd):
             return
         try:
             # Without waiting for output: somebody may have stopped it.
@@ -182,6 +185,7 @@ class TerminalInput(Input):
 
     def read(self, timeout: float, room: int) -> bytes:
         """See `Input.read`."""
+        self._take_again()
         if not _readable(self._fd, timeout):
             return b""
         try:
@@ -195,6 +199,18 @@ class TerminalInput(Input):
     def descriptor(self) -> int | None:
         """See `Input.descriptor`."""
         return self._fd
+
+    def _take_again(self) -> None:
+        """Who was stopped finds the terminal as the shell has it, once it is in the foreground again.
+
+        A look at each read, as a shell need not send SIGCONT for that to a process that went on in the background.
+        """
+        try:
+            cooked = termios.tcgetattr(self._fd)[3] & termios.ICANON
+            if self._before is not None and cooked and _in_front(self._fd):
+                self._take()
+        except termios.error:  # the terminal is gone, which reading tells
+            return
 
     def _without_commands(self, keys: bytes) -> bytes:
         typed = bytearray()
@@ -222,6 +238,14 @@ def _readable(fd: int, timeout: float) -> bool:
     return bool(select.select([fd], [], [], max(0, timeout))[0])
 
 
+def _in_front(fd: int) -> bool:
+    """Whether this process may touch the terminal: from the background that would stop it."""
+    try:
+        return os.tcgetpgrp(fd) == os.getpgrp()
+    except OSError:  # a terminal of another session, which has no background here
+        return True
+
+
 def find_input(tell: Callable[[str], object]) -> Input:
     """What suits standard input: a terminal in whose foreground this process is, a pipe, or nothing."""
     try:
@@ -232,12 +256,7 @@ def find_input(tell: Callable[[str], object]) -> Input:
         return ThreadInput(fd)
     if not os.isatty(fd):
         return PipeInput(fd)
-    try:
-        in_front = os.tcgetpgrp(fd) == os.getpgrp()
-    except OSError:  # a terminal of another session, which has no background here
-        in_front = True
-    # To touch the terminal from the background would stop the process.
-    return TerminalInput(fd, tell) if in_front else Input()
+    return TerminalInput(fd, tell) if _in_front(fd) else Input()
 
 
 class Output:

@@ -13,13 +13,16 @@ NEXT, WRITE, INDIRECT = 1, 2, 4
 
 
 class Ring:
-    """A virtio-blk device set up by channel programs, with a ring of 256 in guest storage."""
+    """A virtio-blk device set up by channel programs, with a ring of `size` in guest storage.
+
+    With a ring of 128 it may be a balloon, too.
+    """
 
     DESCRIPTORS, AVAILABLE, USED = 0x220000, 0x222000, 0x223000
     HEADER, BUFFER, STATUS = 0x230000, 0x231000, 0x230800
     CCWS, BLOCKS = 0x240000, 0x241000
 
-    def __init__(self, revision: int = 1) -> None:
+    def __init__(self, revision: int = 1, size: int = 256) -> None:
         self.asm = program()
         self.asm.load(1, 0x10000)
         self.asm.s_at(0xB234, SPARE)  # STSCH
@@ -32,7 +35,7 @@ class Ring:
         self.command(Command.WRITE_FEATURES, struct.pack("<IB", 0, 0))
         self.command(Command.WRITE_FEATURES, struct.pack("<IB", 1, 1))
         self.command(Command.WRITE_STATUS, b"\x0b")
-        self.command(Command.SET_QUEUE, struct.pack(">Q4xHHQQ", self.DESCRIPTORS, 0, 256, self.AVAILABLE, self.USED))
+        self.command(Command.SET_QUEUE, struct.pack(">Q4xHHQQ", self.DESCRIPTORS, 0, size, self.AVAILABLE, self.USED))
         self.command(Command.WRITE_STATUS, b"\x0f")
 
     def command(self, code: int, data: bytes, expect_cc: bool = True) -> None:

@@ -13,9 +13,7 @@ NAMES: Final = ("qemu-system-s390x", "/usr/libexec/qemu-kvm")
 VARIABLE: Final = "SIPL_QEMU"
 # The oldest one that the hand-over was tried on.
 OLDEST: Final = (7, 2, 0)
-INSTALL: Final = (
-    "install qemu-system-s390x (Debian 12: qemu-system-misc), name it in SIPL_QEMU, or take --engine embedded"
-)
+INSTALL: Final = "install qemu-system-s390x (Debian 12: qemu-system-misc), or name it in SIPL_QEMU"
 
 
 class QemuUnable(UsageError):
@@ -31,7 +29,7 @@ def find_qemu(unlike: str | None = None) -> str:
         QemuUnable: there is none, or this host has not what it takes.
     """
     if sys.platform != "linux":
-        raise QemuUnable("QEMU", "this host is no Linux", "use --engine embedded")
+        raise QemuUnable("QEMU", "this host is no Linux", "take one that is")
     named = os.environ.get(VARIABLE)
     if named:
         found = shutil.which(named)
@@ -53,7 +51,7 @@ def check_version(version: tuple[int, int, int]) -> None:
     """
     if version < OLDEST:
         said, wanted = (".".join(map(str, numbers)) for numbers in (version, OLDEST[:2]))
-        raise QemuUnable("QEMU", f"version {said} is too old", f"take {wanted} or later, or --engine embedded")
+        raise QemuUnable("QEMU", f"version {said} is too old", f"take {wanted} or later")
 
 
 def accelerator() -> str:

@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sipl.engine.qemu.loop import Loop
-from sipl.engine.qemu.relay.addresses import tcp_addresses, unix_address
+from sipl.engine.qemu.relay.addresses import shown, tcp_addresses, unix_address
 from sipl.engine.qemu.relay.pty_end import Pty
 from sipl.engine.qemu.relay.relay import HIGH_WATER, Relay
 from sipl.engine.qemu.relay.relays import Relays
@@ -298,6 +298,13 @@ def test_tcp(tmp_path):
             listen_tcp("127.0.0.1", str(port))
     with pytest.raises(FileError):
         listen_tcp("127.0.0.1", "no-such-service")
+
+
+def test_a_path_is_not_shown_as_an_abstract_name():
+    for path in ("/run/who", b"/run/who"):
+        assert shown(socket.AF_UNIX, path) == "unix:/run/who"
+    for name in ("\0who", b"\0who", b"\0who".ljust(108, b"\0")):
+        assert shown(socket.AF_UNIX, name) == "unix:who,abstract=on"
 
 
 def test_an_abstract_name_and_a_path_that_is_too_long():

@@ -252,7 +252,9 @@ def listen_tcp(host: str, port: str, *, wait: bool = False, nodelay: bool = Fals
             fault = error.strerror or str(error)
         else:
             return Listening(listener, wait=wait, nodelay=nodelay)
-    raise FileError(f"{host}:{port}", f"cannot be listened at: {fault}", "take an address of this host, and a free port")
+    raise FileError(
+        f"{host}:{port}", f"cannot be listened at: {fault}", "take an address of this host, and a free port"
+    )
 
 
 def inherited(descriptor: int, *, wait: bool = False) -> UserEnd:
