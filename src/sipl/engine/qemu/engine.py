@@ -5,11 +5,11 @@ docs/qemu-engine.md tells what happens in which order, and why no way leads arou
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from sipl.engine.base import EndKind, GuestEnd
 from sipl.engine.qemu.guest_process import GuestProcess
-from sipl.engine.qemu.placing import device_number, place
+from sipl.engine.qemu.placing import device_number
 from sipl.engine.qemu.program import QemuUnable, check_version
 from sipl.engine.qemu.qmp import QemuEnded, QmpError
 from sipl.engine.qemu.run import Run, RunEnd
@@ -23,6 +23,9 @@ if TYPE_CHECKING:
     from sipl.engine.qemu.setup import Setup
     from sipl.firmware.hand_over import HandOver
     from sipl.machine.machine import Machine
+
+# How long a QEMU that has hung up may take to end, in seconds.
+_END_TIME: Final = 1.0
 
 
 class QemuEngine:
@@ -78,6 +81,7 @@ class QemuEngine:
 
         Raises:
             QemuUnable: it has not, it is too old, or it cannot be started.
+            ConsoleEnds: it was ended by a signal that is for sipl as well.
         """
         self._ready()
 
@@ -87,11 +91,13 @@ class QemuEngine:
         Raises:
             QemuUnable: QEMU does not run, or does not know the device.
             UsageError: a device is no channel device.
+            ConsoleEnds: QEMU was ended by a signal that is for sipl as well.
         """
         qmp = self._ready().qemu.qmp
         try:
             return [None if name is None else device_number(qmp, name) for name in self.setup.device_ids]
         except (QemuEnded, QmpError) as error:
+            self._check_signals()
             raise QemuUnable("QEMU", str(error), "does it run by itself?") from error
 
     def name(self) -> str:
@@ -103,6 +109,9 @@ class QemuEngine:
         except QmpError:  # one that does not know the question any more
             return f"QEMU {numbers}"
         except QemuEnded as error:
+            self._check_signals()
+            if not self.setup.own_terminal and qemu.wait(_END_TIME) == 0:
+                return f"QEMU {numbers}"  # its user has ended it, as the run will tell
             raise QemuUnable("QEMU", str(error), "does it run by itself?") from error
         return f"QEMU {numbers} ({'KVM' if isinstance(kvm, dict) and kvm.get('enabled') else 'TCG'})"
 
@@ -112,10 +121,19 @@ class QemuEngine:
         if process is None:
             raise AssertionError("unreachable: it was started")
         if not process.greeted:
-            self.version = process.qemu.greet()
+            try:
+                self.version = process.qemu.greet()
+            except QemuUnable:
+                self._check_signals()
+                raise
             check_version(self.version)
             process.greeted = True
         return process
+
+    def _check_signals(self) -> None:
+        """QEMU has ended before a guest was placed. Raises ConsoleEnds if by a signal that it shares with sipl."""
+        if not self.setup.own_terminal:
+            self.session.check_signals()
 
     def close(self) -> None:
         """End QEMU, if it still runs; one that has a user's image to write to closes that in order."""
@@ -135,6 +153,7 @@ class QemuEngine:
             QemuUnable: QEMU cannot be started, is too old, or refuses what it is asked for.
             UsageError: QEMU's machine is not the one that was verified, or somebody started it before.
             UndecidedError: an image cannot be read any more after the run.
+            ConsoleEnds: QEMU was ended by a signal that is for sipl as well, before it was ready.
         """
         process = self._ready()
         self.session.start_clock()
@@ -146,7 +165,9 @@ class QemuEngine:
             try:
                 end = self._run_in(process, machine, state)
             finally:
-                process.qemu.quit()
+                if relays is not None:
+                    relays.ending()
+                process.quit()
                 self.close()
                 if relays is not None:
                     relays.ended(None)
@@ -162,17 +183,7 @@ class QemuEngine:
         return end
 
     def _run_in(self, process: GuestProcess, machine: Machine, state: HandOver) -> GuestEnd:
-        position = state.position
-        booted = state.iplb_address != 0
-        image_at = place(
-            process.qemu.qmp,
-            process.ram,
-            machine.memory,
-            state,
-            machine.devices[position] if booted else None,
-            self.setup.device_ids[position] if booted else None,
-        )
-        run = Run(self.session, self.setup, process, machine, image_at)
+        run = Run(self.session, self.setup, process, machine)
         try:
             run.go(state)
         except RunEnd as end:

@@ -77,7 +77,12 @@ class GuestProcess:
             return qemu
 
     def quit(self) -> None:
-        """Have QEMU close its images in order and end, also one that is still starting."""
+        """Have QEMU close its images in order and end, also one that is still starting.
+
+        The console is closed before that: QEMU does nothing else while it waits for somebody to read it.
+        """
+        if self.console is not None:
+            self.console.close()
         with suppress(QemuUnable):
             if not self.greeted:
                 self.qemu.greet()

@@ -7,13 +7,14 @@ for ever.
 from __future__ import annotations
 
 import json
+import select
 import time
 from collections import deque
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
     import socket
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
 Message = dict[str, object]
 
@@ -37,13 +38,22 @@ class QemuEnded(Exception):
 
 
 class Qmp:
-    """The client's end of a QMP socket. `events` are those that have come, the oldest first."""
+    """The client's end of a QMP socket.
 
-    def __init__(self, end: socket.socket) -> None:
+    `beside` are descriptors that are read while an answer is waited for, as a QEMU that cannot write does not answer;
+    each with what reads it, and says whether more may come.
+
+    Attributes:
+        events: those that have come, and the answers to what was asked by `ask`; the oldest first.
+    """
+
+    def __init__(self, end: socket.socket, beside: Mapping[int, Callable[[], object]] | None = None) -> None:
         self._socket = end
+        self._beside = dict(beside or {})
         self._buffer = bytearray()
         self._answers: deque[Message] = deque(maxlen=MAX_EVENTS)
         self._number = 0
+        self._asked: set[int] = set()
         self.events: deque[Message] = deque(maxlen=MAX_EVENTS)
 
     def fileno(self) -> int:
@@ -84,25 +94,33 @@ class Qmp:
             QmpError: QEMU refuses it.
             QemuEnded: QEMU has gone, or does not answer.
         """
+        deadline = time.monotonic() + timeout
+        number = self._send(command, arguments, timeout)
+        while True:
+            answer = self._next_answer(deadline)
+            if answer.get("id") == number:
+                return returned(answer)
+
+    def ask(self, command: str) -> None:
+        """Have a command carried out, and do not wait for it: its answer comes among the `events`.
+
+        Raises:
+            QemuEnded: QEMU has gone.
+        """
+        self._asked.add(self._send(command, None, ANSWER_TIMEOUT))
+
+    def _send(self, command: str, arguments: Mapping[str, object] | None, timeout: float) -> int:
+        """Returns the command's number."""
         self._number += 1
         message: Message = {"execute": command, "id": self._number}
         if arguments is not None:
             message["arguments"] = arguments
-        deadline = time.monotonic() + timeout
         try:
             self._socket.settimeout(timeout)
             self._socket.sendall(json.dumps(message).encode() + b"\n")
         except OSError as error:
             raise QemuEnded(f"QEMU takes no commands: {error.strerror or error}") from error
-        while True:
-            answer = self._next_answer(deadline)
-            if answer.get("id") != self._number:
-                continue
-            if "return" in answer:
-                return answer["return"]
-            reason = answer.get("error")
-            text = reason.get("desc") if isinstance(reason, dict) else None
-            raise QmpError(str(text or "QEMU gives no reason"))
+        return self._number
 
     def human(self, line: str, cpu: int | None = None) -> str:
         """The answer to a line for QEMU's human monitor; raises as `execute`."""
@@ -118,22 +136,34 @@ class Qmp:
             QemuEnded: QEMU has gone.
         """
         for _ in range(_READS):
-            if not self._read(0):
+            if not self._read():
                 return
 
     def _next_answer(self, deadline: float) -> Message:
         while not self._answers:
             left = deadline - time.monotonic()
-            if left <= 0 or not self._read(left):
+            if left <= 0:
                 raise QemuEnded("QEMU does not answer")
+            self._wait(left)
+            self._read()
         return self._answers.popleft()
 
-    def _read(self, timeout: float) -> bool:
-        """Read once, waiting up to `timeout` seconds; False if nothing came."""
+    def _wait(self, timeout: float) -> None:
+        """Wait for something to read, here or beside, up to `timeout` seconds."""
+        waiting = select.poll()
+        for descriptor in (self.fileno(), *self._beside):
+            waiting.register(descriptor, select.POLLIN)
+        for descriptor, _ in waiting.poll(timeout * 1000):
+            read = self._beside.get(descriptor)
+            if read is not None and not read():
+                del self._beside[descriptor]
+
+    def _read(self) -> bool:
+        """Read once, without waiting; False if nothing was there."""
         try:
-            self._socket.settimeout(timeout)
+            self._socket.settimeout(0)
             data = self._socket.recv(_CHUNK)
-        except (BlockingIOError, TimeoutError):
+        except BlockingIOError:
             return False
         except OSError as error:
             raise QemuEnded(f"QEMU has hung up: {error.strerror or error}") from error
@@ -155,7 +185,24 @@ class Qmp:
             raise QemuEnded("QEMU sends what is no QMP") from None
         if not isinstance(message, dict):
             raise QemuEnded("QEMU sends what is no QMP")
-        if "event" in message:
+        number = message.get("id")
+        if isinstance(number, int) and number in self._asked:
+            self._asked.discard(number)
+            self.events.append(message)
+        elif "event" in message:
             self.events.append(message)
         else:
             self._answers.append(message)
+
+
+def returned(answer: Message) -> object:
+    """What a command has returned, by its answer.
+
+    Raises:
+        QmpError: QEMU has refused it.
+    """
+    if "return" in answer:
+        return answer["return"]
+    reason = answer.get("error")
+    text = reason.get("desc") if isinstance(reason, dict) else None
+    raise QmpError(str(text or "QEMU gives no reason"))

@@ -5,13 +5,15 @@ from __future__ import annotations
 import re
 import signal
 import time
+from contextlib import suppress
 from typing import TYPE_CHECKING, Final
 
 from sipl.engine.base import EndKind, GuestEnd
 from sipl.engine.console import TYPED_LIMIT, ConsoleEnds
 from sipl.engine.qemu.failed_reipl import chosen_block
 from sipl.engine.qemu.harmless import stored_block
-from sipl.engine.qemu.qmp import QemuEnded
+from sipl.engine.qemu.placing import place
+from sipl.engine.qemu.qmp import QemuEnded, returned
 from sipl.engine.waits import Stopped, explain
 from sipl.layout.guest_ends import QemuEnd
 from sipl.layout.stage3 import KERNEL_ADDRESS
@@ -69,24 +71,63 @@ class RunEnd(Exception):
 class Run:
     """A guest in one QEMU process, from its start to its end."""
 
-    def __init__(self, session: Session, setup: Setup, process: GuestProcess, machine: Machine, image_at: int) -> None:
+    def __init__(self, session: Session, setup: Setup, process: GuestProcess, machine: Machine) -> None:
         self._session = session
         self._setup = setup
         self._process = process
         self._machine = machine
-        self._image_at = image_at
+        self._image_at = 0  # where QEMU put its firmware, known when the guest is placed
         self._qemu = process.qemu
         self._watched: set[int] = set()
         self._person: int | None = None
         self._shutdown: tuple[EndKind, str] | None = None
+        self._stop_unexplained = False  # whether the guest was stopped, and the debugger's stub has not said why
         self.reset: str | None = None  # why the machine was reset, in QEMU's words
         self.host_faults: list[str] = []
 
     # What is waited for
 
     def go(self, state: HandOver) -> None:
-        """Start the guest, and go on until its run ends; always raises RunEnd."""
+        """Place the guest, start it, and go on until its run ends; always raises.
+
+        Raises:
+            RunEnd: it has ended.
+            QemuEnded: QEMU has failed before the guest was placed.
+            QmpError: QEMU refuses what it is asked for.
+            UsageError: QEMU's machine is not the one that was verified, or somebody started it before.
+        """
+        try:
+            self._image_at = self._place(state)
+        except QemuEnded:
+            end = self._ended()
+            # Who ends QEMU in order could have done so a moment later, too.
+            if self._shutdown is None:
+                raise
+            raise end from None
+        try:
+            self._start(state)
+            while True:
+                self._take_events()
+                self._look()
+                self._loop_turn()
+        except QemuEnded:
+            raise self._ended() from None
+
+    def _place(self, state: HandOver) -> int:
+        machine, position = self._machine, state.position
+        booted = state.iplb_address != 0
+        return place(
+            self._qemu.qmp,
+            self._process.ram,
+            machine.memory,
+            state,
+            machine.devices[position] if booted else None,
+            self._setup.device_ids[position] if booted else None,
+        )
+
+    def _start(self, state: HandOver) -> None:
         qmp = self._qemu.qmp
+        self._qemu.listen(self._setup.complain)
         self._attach_has_secure(state)
         self._watch(qmp.fileno(), self._on_qmp)
         self._watch(self._qemu.errors, self._on_errors)
@@ -95,14 +136,8 @@ class Run:
         if self._session.relays is not None:
             self._session.relays.placed(started_by_engine=not self._session.held)
         if not self._session.held:
-            qmp.execute("cont")
-        try:
-            while True:
-                self._take_events()
-                self._look()
-                self._loop_turn()
-        except QemuEnded:
-            raise self._ended() from None
+            # Not waited for: from now on QEMU may wait for somebody to read what the guest writes.
+            qmp.ask("cont")
 
     def _watch(self, descriptor: int, reading: Callable[[], object]) -> None:
         self._watched.add(descriptor)
@@ -190,11 +225,8 @@ class Run:
         return True
 
     def _on_errors(self) -> None:
-        data = self._qemu.read_errors()
-        if not data:
+        if not self._qemu.read_errors():
             self._unwatch(self._qemu.errors)
-        else:
-            self._setup.complain(data)
 
     # The debugger's stub
 
@@ -213,15 +245,25 @@ class Run:
     def _on_secure(self) -> None:
         secure = self._process.has_secure
         if secure is not None and secure.active:
+            self._stop_unexplained = False
             self._with_secure(secure, secure.on_readable)
 
     def _on_stop(self) -> None:
         """The guest is held: by a monitor, or by the debugger's stub."""
         secure = self._process.has_secure
-        if secure is None or not secure.active:
+        if secure is not None and secure.active:
+            self._stop_unexplained = True
+            # Not waited for: the stub may have had the guest run on.
+            self._qemu.qmp.ask("query-status")
+
+    def _on_answer(self, answer: Message) -> None:
+        """To `cont`, or to `query-status` after a stop."""
+        status = returned(answer)
+        secure = self._process.has_secure
+        if not isinstance(status, dict) or status.get("status") != "debug" or secure is None or not secure.active:
             return
-        status = self._qemu.qmp.execute("query-status")
-        if isinstance(status, dict) and status.get("status") == "debug":
+        # If the stub has spoken since the stop, that was dealt with, and the guest may run.
+        if self._stop_unexplained:
             self._with_secure(secure, secure.on_debug)
 
     def _with_secure(self, secure: HasSecure, deed: Callable[[], None]) -> None:
@@ -260,6 +302,8 @@ class Run:
         data = event.get("data")
         details: Message = data if isinstance(data, dict) else {}
         match event.get("event"):
+            case None:
+                self._on_answer(event)
             case "RESUME":
                 if self._process.has_secure is not None:
                     self._process.has_secure.guest_runs()
@@ -337,13 +381,23 @@ class Run:
     def _ended(self) -> RunEnd:
         """QEMU has hung up, perhaps while it was asked something."""
         self._take_last_words()
+        # What it said before may still be there if it took no more commands.
+        with suppress(QemuEnded):
+            self._qemu.qmp.receive()
         for event in self._qemu.qmp.events:
             if event.get("event") == "SHUTDOWN":
                 self._on_event(event)
         status = self._qemu.wait(_END_TIMEOUT)
         if self._shutdown is not None:
+            if self._shutdown[0] is EndKind.ENDED:
+                try:
+                    self._session.check_signals()
+                except ConsoleEnds as end:
+                    return RunEnd(EndKind.ENDED, str(end))
             return RunEnd(*self._shutdown)
-        if status is not None and status < 0:
+        if status is None:
+            return RunEnd(EndKind.ENDED, "QEMU does not answer")
+        if status < 0:
             return RunEnd(EndKind.ENDED, f"QEMU was ended by {_signal_name(-status)}")
         complaint = self._qemu.complaint()
         return RunEnd(EndKind.ENDED, f"QEMU ended by itself{f': {complaint}' if complaint else ''}")

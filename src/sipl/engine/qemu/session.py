@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from sipl.engine.console import Awaited, Silent
 from sipl.engine.qemu.loop import Loop
@@ -11,6 +11,9 @@ from sipl.engine.qemu.loop import Loop
 if TYPE_CHECKING:
     from sipl.engine.console import WatchedConsole
     from sipl.engine.qemu.relay.relays import Relays
+
+# A signal for sipl and QEMU may end QEMU before sipl is told of it; by so much, in seconds.
+_SIGNAL_DELAY: Final = 0.05
 
 
 class Session:
@@ -49,6 +52,15 @@ class Session:
         """The first guest is about to run; nothing if the clock runs already."""
         if self._deadline is None and self.timeout is not None:
             self._deadline = time.monotonic() + self.timeout
+
+    def check_signals(self) -> None:
+        """QEMU has ended, perhaps by a signal that is for sipl as well.
+
+        Raises:
+            ConsoleEnds: it is.
+        """
+        self.console.read(_SIGNAL_DELAY, 0)
+        self.console.read(0, 0)
 
     def seconds_left(self) -> float | None:
         """Of the time that the guest was given; None without a limit."""
