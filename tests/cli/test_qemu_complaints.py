@@ -8,6 +8,7 @@ import pytest
 
 from sipl.cli.qemu_complaints import QemuComplaints
 
+WARNING = b"qemu-system-s390x: -mon chardev=sipl-qmp,mode=control: warning: '-mon' is deprecated\n"
 NO_HOLE = b"qemu-system-s390x: ram_block_discard_range: Failed to fallocate sipl-ram:%x +1000 (-1)\n"
 
 
@@ -37,8 +38,17 @@ def test_a_line_without_end_is_told_in_parts(complaints, told):
     assert told.getvalue() == "x" * 80_000
 
 
-def test_pages_that_are_not_given_back(complaints, told, capsys):
-    flood = b"before\n" + b"".join(NO_HOLE % page for page in range(1000)) + b"behind\n"
+def test_of_what_sipl_has_added_nobody_is_warned(complaints, told):
+    others = WARNING.replace(b"sipl-qmp", b"mine")
+    complaints.take(b"one\n" + WARNING + others)
+    complaints.take(b"-mon chardev=sipl-qmp: Failed\n")
+    assert told.getvalue() == f"one\n{others.decode()}-mon chardev=sipl-qmp: Failed\n"
+
+
+@pytest.mark.parametrize("name", [b"range", b"shared_range"])
+def test_pages_that_are_not_given_back(complaints, told, capsys, name):
+    line = NO_HOLE.replace(b"range", name)  # as 7.2 and 11.1 call it
+    flood = b"before\n" + b"".join(line % page for page in range(1000)) + b"behind\n"
     for at in range(0, len(flood), 1000):
         complaints.take(flood[at : at + 1000])
     assert told.getvalue() == "before\nbehind\n"

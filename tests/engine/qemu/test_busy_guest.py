@@ -204,13 +204,17 @@ class TestQemuThatComplainsWithoutEnd:
     def test_ends_in_order_where_nobody_can_be_told(self, script, kills):
         """Standard error may be a pipe that nobody reads any more."""
 
+        broken = []
+
         def complain(_):
-            raise BrokenPipeError
+            if broken:
+                raise BrokenPipeError
 
         qemu = QemuProcess(script('"$QEMU" "$@"; echo late >&2'), STANDING, [])
         try:
             qemu.greet()
             qemu.listen(complain)
+            broken.append(True)
             assert qemu.quit() == 0
             assert qemu.complaint() == "late"
             assert not kills
@@ -227,7 +231,7 @@ class TestQemuThatComplainsWithoutEnd:
             qemu.complaint()
         finally:
             qemu.close()
-        assert b"".join(heard) == b"early\n"
+        assert b"".join(heard).splitlines()[0] == b"early"  # some QEMUs warn of -mon behind that
 
 
 class TestComplaint:
@@ -238,6 +242,7 @@ class TestComplaint:
         [
             (["warning of nobody", "script: it is broken", "script: hint"], "it is broken"),
             (["qemu-system-s390x: warning: old", "qemu-system-s390x: it is broken", "Aborted"], "it is broken"),
+            (["script: -mon chardev=x,mode=control: warning: old", "script: it is broken"], "it is broken"),
             (["script: info: fine", "one", "two"], "two"),
             (["see script: what", "last"], "last"),
         ],

@@ -132,7 +132,11 @@ class QemuProcess:
                 break
         names = "|".join(re.escape(os.path.basename(name)) for name in (self._program, *NAMES))
         lines = [line.strip() for line in self._complaints.decode("utf-8", "replace").splitlines() if line.strip()]
-        own = (found[1] for line in lines if (found := re.match(rf"(?:{names}): (?!warning:|info:)(.+)", line)))
+        own = (
+            found[1]
+            for line in lines
+            if (found := re.match(rf"(?:{names}): (?!(?:[^:]*: )?(?:warning|info): )(.+)", line))
+        )
         told = next(own, lines[-1] if lines else "")
         return told if len(told) <= _COMPLAINT else told[: _COMPLAINT - 1] + "…"
 
