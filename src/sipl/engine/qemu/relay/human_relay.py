@@ -35,18 +35,9 @@ class HumanRelay(Monitor):
     def __init__(self, loop: Loop, user: UserEnd, view: MonitorView, *, guarded: bool = True) -> None:
         super().__init__(loop, user, view, guarded=guarded)
         self._session = 0
-        self._begin()
+        self._new_session()
 
-    def _user_came(self) -> None:
-        self._begin()
-        self._welcome()
-        self._go_on()
-        self._arm()
-
-    def _user_left(self) -> None:
-        self._begin()
-
-    def _begin(self) -> None:
+    def _new_session(self) -> None:
         self._session += 1
         self._typed = bytearray()
         self._line = bytearray()
@@ -54,9 +45,6 @@ class HumanRelay(Monitor):
         self._escape = self._parameters = False
         self._after_return = False
         self._welcomed = False
-
-    def _greeted(self) -> None:
-        self._welcome()
 
     def _welcome(self) -> None:
         if self.greeting is None or self._welcomed or self.user.stream is None:

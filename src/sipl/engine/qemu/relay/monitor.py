@@ -89,15 +89,31 @@ class Monitor(Relay, ABC):
     # What a kind of monitor adds.
 
     @abstractmethod
+    def _new_session(self) -> None:
+        """Forget all that the user before has said; an answer to what he asked for is nobody's."""
+
+    @abstractmethod
+    def _welcome(self) -> None:
+        """Greet the user, once, as soon as QEMU's own greeting is known."""
+
+    @abstractmethod
     def _show_event(self, event: Message) -> None:
         """Tell the user of an event."""
-
-    def _greeted(self) -> None:
-        """QEMU's greeting is known from now on."""
 
     @abstractmethod
     def _serve(self) -> None:
         """Do what the user has asked for, as far as it can be done now."""
+
+    # Users.
+
+    def _user_came(self) -> None:
+        self._new_session()
+        self._welcome()
+        self._go_on()
+        self._arm()
+
+    def _user_left(self) -> None:
+        self._new_session()
 
     # Commands.
 
@@ -210,7 +226,7 @@ class Monitor(Relay, ABC):
             self.greeting = message
             self._ask("qmp_capabilities", None, self._negotiated)
             if first:
-                self._greeted()
+                self._welcome()
         # A command that QEMU itself could not read is answered without a number.
         elif self._then is not None and message.get("id", self._number) == self._number:
             then, self._then = self._then, None

@@ -89,34 +89,24 @@ class _PtyStream(Stream):
     """The master of a pty, while somebody has opened the other side."""
 
     def __init__(self, master: int) -> None:
+        super().__init__()
         self._master = master
-        self.descriptors = []
 
     def fileno(self) -> int:
         return self._master
 
-    def read(self) -> bytes:
-        try:
-            data = os.read(self._master, CHUNK)
-        except (BlockingIOError, InterruptedError):
-            return b""
-        except OSError as error:
-            # EIO is how Linux says that the other side was closed.
-            raise Gone from error
-        if not data:
-            raise Gone
-        return data
+    def _receive(self) -> bytes:
+        # EIO is how Linux says that the other side was closed.
+        return os.read(self._master, CHUNK)
 
-    def write(self, data: bytes | bytearray) -> int:
+    def _send(self, data: bytes | bytearray) -> int:
         try:
             return os.write(self._master, data)
-        except (BlockingIOError, InterruptedError):
+        except BlockingIOError:
             # Poll reports a hang-up as room, too; without this look it would be found again and again.
             if not _is_open(self._master):
                 raise Gone from None
-            return 0
-        except OSError as error:
-            raise Gone from error
+            raise
 
     def close(self) -> None:
         """Nothing: the master stays for the next one who opens the other side."""

@@ -52,17 +52,7 @@ class QmpRelay(Monitor):
 
     # The user.
 
-    def _user_came(self) -> None:
-        self._new_session()
-        self._welcome()
-        self._go_on()
-        self._arm()
-
-    def _user_left(self) -> None:
-        self._new_session()
-
     def _new_session(self) -> None:
-        # An answer to what the one before had asked for is nobody's.
         self._session += 1
         self._reader = MessageReader()
         self._welcomed = self._negotiated_by_user = False
@@ -75,9 +65,6 @@ class QmpRelay(Monitor):
         """Hang up on both sides."""
         self._new_session()
         super().close()
-
-    def _greeted(self) -> None:
-        self._welcome()
 
     def _welcome(self) -> None:
         if self.greeting is None or self._welcomed or self.user.stream is None:

@@ -8,7 +8,7 @@ import stat
 from typing import TYPE_CHECKING, Final
 
 from sipl.engine.qemu.relay.addresses import name_of, shown, tcp_addresses, unix_address
-from sipl.engine.qemu.relay.stream import Stream
+from sipl.engine.qemu.relay.stream import SocketStream
 from sipl.engine.qemu.relay.user_end import UserEnd
 from sipl.errors import FileError, UsageError
 
@@ -77,7 +77,7 @@ class Listening(UserEnd):
         self._loop.forget(self._listener.fileno())
         if self._nodelay and end.family != socket.AF_UNIX:
             end.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        self._take(Stream(end, takes_descriptors=self.takes_descriptors))
+        self._take(SocketStream(end, takes_descriptors=self.takes_descriptors))
 
 
 class Connecting(UserEnd):
@@ -107,7 +107,7 @@ class Connecting(UserEnd):
         if self._reconnect:
             self._try()
         else:
-            self._take(Stream(self._connected(), takes_descriptors=self.takes_descriptors))
+            self._take(SocketStream(self._connected(), takes_descriptors=self.takes_descriptors))
 
     def close(self) -> None:
         """Hang up and try no more."""
@@ -176,7 +176,7 @@ class Connecting(UserEnd):
             end.close()
             self._wait()
         else:
-            self._take(Stream(end, takes_descriptors=self.takes_descriptors))
+            self._take(SocketStream(end, takes_descriptors=self.takes_descriptors))
 
     def _give_up(self) -> None:
         if self._trying is not None and self._loop is not None:
@@ -208,7 +208,7 @@ class Connected(UserEnd):
     def _wait(self) -> None:
         if self._given is not None:
             end, self._given = self._given, None
-            self._take(Stream(end, takes_descriptors=self.takes_descriptors))
+            self._take(SocketStream(end, takes_descriptors=self.takes_descriptors))
 
 
 def listen_unix(path: str, *, wait: bool = False, abstract: bool = False, tight: bool = True) -> Listening:

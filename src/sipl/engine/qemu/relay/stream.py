@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
+from abc import ABC, abstractmethod
 from typing import Final
 
 # The longest read: what is in flight per descriptor and turn.
@@ -16,18 +17,15 @@ class Gone(Exception):
     """Nobody is at the other end any more."""
 
 
-class Stream:
+class Stream(ABC):
     """A connection: bytes in both directions, without waiting. `descriptors` are those that came with what was read."""
 
-    def __init__(self, end: socket.socket, *, takes_descriptors: bool = False) -> None:
-        end.setblocking(False)
-        self._socket = end
-        self._takes_descriptors = takes_descriptors and end.family == socket.AF_UNIX
+    def __init__(self) -> None:
         self.descriptors: list[int] = []
 
+    @abstractmethod
     def fileno(self) -> int:
         """For the loop."""
-        return self._socket.fileno()
 
     def read(self) -> bytes:
         """What is there, up to CHUNK bytes; nothing if there is nothing yet.
@@ -36,11 +34,7 @@ class Stream:
             Gone: there will be nothing more.
         """
         try:
-            if self._takes_descriptors:
-                data, descriptors, _, _ = socket.recv_fds(self._socket, CHUNK, MAX_DESCRIPTORS, socket.MSG_CMSG_CLOEXEC)
-                self.descriptors += descriptors
-            else:
-                data = self._socket.recv(CHUNK)
+            data = self._receive()
         except (BlockingIOError, InterruptedError):
             return b""
         except OSError as error:
@@ -52,16 +46,52 @@ class Stream:
     def write(self, data: bytes | bytearray) -> int:
         """How many bytes were taken, 0 if there is no room. Raises as `read`."""
         try:
-            return self._socket.send(data)
+            return self._send(data)
         except (BlockingIOError, InterruptedError):
             return 0
         except OSError as error:
             raise Gone from error
 
+    @abstractmethod
+    def close(self) -> None:
+        """Hang up."""
+
+    @abstractmethod
+    def _receive(self) -> bytes:
+        """As `os.read`."""
+
+    @abstractmethod
+    def _send(self, data: bytes | bytearray) -> int:
+        """As `os.write`."""
+
+
+class SocketStream(Stream):
+    """A connected socket."""
+
+    def __init__(self, end: socket.socket, *, takes_descriptors: bool = False) -> None:
+        super().__init__()
+        end.setblocking(False)
+        self._socket = end
+        self._takes_descriptors = takes_descriptors and end.family == socket.AF_UNIX
+
+    def fileno(self) -> int:
+        """For the loop."""
+        return self._socket.fileno()
+
     def close(self) -> None:
         """Hang up."""
         close_all(self.descriptors)
         self._socket.close()
+
+    def _receive(self) -> bytes:
+        if not self._takes_descriptors:
+            return self._socket.recv(CHUNK)
+        data, descriptors, _, _ = socket.recv_fds(self._socket, CHUNK, MAX_DESCRIPTORS, socket.MSG_CMSG_CLOEXEC)
+        self.descriptors += descriptors
+        return data
+
+    def _send(self, data: bytes | bytearray) -> int:
+        return self._socket.send(data)
 
 
 def close_all(descriptors: list[int]) -> None:
