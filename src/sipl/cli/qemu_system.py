@@ -184,8 +184,8 @@ class _Session:
         from sipl.cli.qemu_complaints import QemuComplaints
         from sipl.engine.qemu.engine import QemuEngine
         from sipl.engine.qemu.loop import Loop
+        from sipl.qemu_command.kept_channels import connect
         from sipl.qemu_command.line_setup import LineSetup
-        from sipl.qemu_command.user_ends import connect
 
         self._loop = Loop()
         self._guest = guest

@@ -25,7 +25,16 @@ from sipl.qemu_command.allowed import (
     check_properties,
     refuse,
 )
-from sipl.qemu_command.values import OptionValue, Syntax, number, read_dotted, read_opts, read_pairs, write_list
+from sipl.qemu_command.values import (
+    OptionValue,
+    Syntax,
+    help_asked,
+    number,
+    read_dotted,
+    read_opts,
+    read_pairs,
+    write_list,
+)
 from sipl.text import printable
 
 if TYPE_CHECKING:
@@ -111,7 +120,7 @@ def merge_machine(line: CommandLine) -> KeyTree:
     for word in line.of("machine"):
         tree, asked = keyval.parse(word.value, _MACHINE, "type", tree)
         if asked:
-            raise UsageError(_MACHINE, "help is asked for", "ask QEMU, without secure-boot and boot-certs")
+            raise help_asked(_MACHINE)
         keys += [key for key, _ in read_pairs(word.where, word.value, "type") if _ASKS.match(key)]
     # QEMU takes the last one; here nobody is to lose the verification that he has asked for a moment before.
     if len(set(keys)) != len(keys):

@@ -132,11 +132,9 @@ class QemuProcess:
                 break
         names = "|".join(re.escape(os.path.basename(name)) for name in (self._program, *NAMES))
         lines = [line.strip() for line in self._complaints.decode("utf-8", "replace").splitlines() if line.strip()]
-        own = (
-            found[1]
-            for line in lines
-            if (found := re.match(rf"(?:{names}): (?!(?:[^:]*: )?(?:warning|info): )(.+)", line))
-        )
+        # A warning may have the option that it is about in front.
+        fault = re.compile(rf"(?:{names}): (?!(?:[^:]*: )?(?:warning|info): )(.+)")
+        own = (found[1] for line in lines if (found := fault.match(line)))
         told = next(own, lines[-1] if lines else "")
         return told if len(told) <= _COMPLAINT else told[: _COMPLAINT - 1] + "…"
 
